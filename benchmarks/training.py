@@ -3,20 +3,23 @@
 All ratios are measured in one process, one after the other, on the same plans.
 """
 
+import contextlib
+import os
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from anatomy import specs
-from anatomy.cost import collectives, memory, pipeline, training
+from anatomy.cost import collectives, explore, memory, pipeline, training
 from anatomy.cost.search import search
 from anatomy.specs import cluster as cluster_module
+from anatomy.specs import plan as plan_module
 from anatomy.validate import compare, mean_error, read
 
 from benchmarks import peers
@@ -25,7 +28,8 @@ MODEL = specs.architecture("gpt4")
 CLUSTER = specs.cluster("a100_sxm_40gb", 3125)
 SHARE = training.efficiency("ampere")
 SEQUENCES, SEQUENCE = 60e6 / 8192, 8192.0
-CHUNK = 2**18
+COUNT = 2**24  # plans
+SOME = 2**18  # of them, for what is slower
 NAMES = ("tensor", "pipeline", "data", "micro_batch", "chunks", "zero", "recompute", "expert")
 
 
@@ -45,11 +49,11 @@ def random_plans(count: int) -> dict[str, np.ndarray]:
     return {name: draw(np.array(values, float), count) for name, values in zip(NAMES, options, strict=True)}
 
 
-def evaluate(**values: Any) -> tuple[Any, Any]:
+def evaluate(**values: Any) -> dict[str, Any]:
     """Time and memory of a plan, every term included."""
     plan = specs.Plan(**values, sequence_parallel=1.0)
     made = training.step(MODEL, plan, CLUSTER, SEQUENCES, SEQUENCE, SHARE)
-    return made.seconds, made.memory.total
+    return {"seconds": made.seconds, "memory": made.memory.total}
 
 
 def per_second(run: Callable[[], Any], count: int, repeats: int = 5) -> float:
@@ -63,53 +67,63 @@ def per_second(run: Callable[[], Any], count: int, repeats: int = 5) -> float:
     return count / statistics.median(times)
 
 
-def in_numpy() -> Any:
+@contextlib.contextmanager
+def in_numpy() -> Iterator[None]:
     """The same formulas with NumPy in place of jax.numpy, for as long as the block runs."""
-    modules = (collectives, memory, pipeline, training, cluster_module)
-    patches = [mock.patch.object(module, "jnp", np) for module in modules if hasattr(module, "jnp")]
-    stack = __import__("contextlib").ExitStack()
-    for patch in patches:
-        stack.enter_context(patch)
-    return stack
+    with contextlib.ExitStack() as stack:
+        for module in (collectives, memory, pipeline, training, cluster_module, plan_module):
+            if hasattr(module, "jnp"):
+                stack.enter_context(mock.patch.object(module, "jnp", np))
+        yield
 
 
-def machine_limit(count: int) -> float:
-    """Evaluations a second if only the columns had to be read and written, at the memory bandwidth measured here."""
-    column = np.ones(count)
-    target = np.empty_like(column)
-    copied = per_second(lambda: np.copyto(target, column), 16 * count)  # bytes a second, read and written
-    return copied / (8 * (len(NAMES) + 2))
+def both_cores(work: Callable[[int], Any]) -> list[Any]:
+    """The work, done once by a thread on each core."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(work, range(os.cpu_count() or 1)))
+
+
+def memory_bandwidth() -> float:
+    """Bytes a second that copies move, read and written, with all cores."""
+    columns = [(np.ones(2**23), np.empty(2**23)) for _ in range(os.cpu_count() or 1)]
+    moved = sum(16 * len(column) for column, _ in columns)
+    return per_second(lambda: both_cores(lambda i: np.copyto(columns[i][1], columns[i][0])), moved)
+
+
+def peak_flop() -> float:
+    """FLOP a second of products of large 64-bit matrices, which is as near the peak as a program comes."""
+    side = 1024
+    matrix = np.random.default_rng(0).random((side, side))
+    return per_second(lambda: matrix @ matrix, 2 * side**3)
+
+
+def limit(flop: float) -> dict[str, float]:
+    """Evaluations a second if nothing but the columns' bytes, or nothing but the FLOP, took time."""
+    by_bytes, by_flop = memory_bandwidth() / (8 * (len(NAMES) + 2)), peak_flop() / flop
+    return {"peer": min(by_bytes, by_flop), "by_bytes": by_bytes, "by_flop": by_flop}
 
 
 def measure() -> Iterator[tuple[str, dict[str, Any]]]:
     """Speed, then accuracy."""
     with jax.enable_x64(True):
-        count = 16 * CHUNK
-        columns = random_plans(count)
-        batched = jax.jit(jax.vmap(lambda values: evaluate(**values)))
-        parts = [
-            {name: jnp.asarray(column[i : i + CHUNK]) for name, column in columns.items()}
-            for i in range(0, count, CHUNK)
-        ]
-        ours = per_second(lambda: [jax.block_until_ready(batched(part)) for part in parts], count)
-        yield "plans", {"value": ours, "unit": "evaluations/s", "ours": ours}
-
-        flop = batched.lower(parts[0]).compile().cost_analysis()["flops"] / CHUNK
-        limit = machine_limit(CHUNK)
-        yield (
-            "plans_share_of_limit",
-            {
-                "value": ours / limit,
-                "unit": "of the rate at which columns can be moved",
-                "ours": ours,
-                "peer": limit,
-                "flop_per_plan": flop,
-            },
+        columns = random_plans(COUNT)
+        some = {name: column[:SOME] for name, column in columns.items()}
+        all_of_them, few_of_them = (
+            COUNT / per_second(lambda points=points: explore.sweep(evaluate, points=points, progress=False), COUNT)
+            for points in (columns, some)
         )
+        ours = (COUNT - SOME) / (all_of_them - few_of_them)  # what does not grow with the rows cancels
+        compiling = {"with_compilation": COUNT / all_of_them, "plans": COUNT}
+        yield "plans", {"value": ours, "unit": "evaluations/s", "ours": ours} | compiling
 
-        some = {name: column[:CHUNK] for name, column in columns.items()}
+        compiled = jax.jit(jax.vmap(lambda values: evaluate(**values))).lower(some).compile()
+        flop = compiled.cost_analysis()["flops"] / SOME
+        most = limit(flop)
+        share = {"value": ours / most["peer"], "unit": "of the nearer limit", "ours": ours, "flop_per_plan": flop}
+        yield "plans_share_of_limit", share | most
+
         with in_numpy(), np.errstate(all="ignore"):
-            numpy_rate = per_second(lambda: evaluate(**some), CHUNK, repeats=3)
+            numpy_rate = per_second(lambda: evaluate(**some), SOME, repeats=3)
             few = [
                 dict(zip(some, row, strict=True))
                 for row in zip(*(c[:300].tolist() for c in some.values()), strict=True)

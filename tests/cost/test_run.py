@@ -1,10 +1,23 @@
 """A run as a whole: the identity that ties FLOP, chips, time and utilisation together."""
 
+import dataclasses
+
 import hypothesis.strategies as st
 import jax
 import pytest
-from anatomy.cost.run import DAY, rented_dollars, training_days, training_flop, utilisation
-from anatomy.specs import architecture, chip
+from anatomy.cost.reliability import Failures, best_interval, goodput, published
+from anatomy.cost.run import (
+    Prices,
+    ramp_steps,
+    rented_dollars,
+    training_days,
+    training_flop,
+    training_run,
+    utilisation,
+)
+from anatomy.cost.training import efficiency, step
+from anatomy.specs import Plan, architecture, chip, cluster
+from anatomy.specs.units import DAY
 from hypothesis import given
 
 flops = st.floats(1e18, 1e27)
@@ -58,3 +71,74 @@ def test_rent_is_chips_times_hours():
     # The article: 25,000 A100 for about 95 days at a dollar an hour is its 63 million, less a tenth.
     assert rented_dollars(25_000, 95, 1.0) == 57e6
     assert rented_dollars(1, 1 / 24, 4.1) == pytest.approx(4.1)
+
+
+GPT3, CLUSTER = architecture("gpt3_175b"), cluster("a100_sxm_80gb", 128)
+PLAN = Plan(tensor=8.0, pipeline=8.0, data=16.0, recompute=2.0)
+NEVER = Failures(rate=0.0, write=0.0, restart=0.0)
+SOMETIMES = published("rsc1", 30.0, 300.0)
+PRICES = Prices(rent=1.5, purchase=20_000.0, years=4.0, watts=800.0, energy=0.07)
+SIZE = (1536.0, 2048.0, efficiency("ampere"))
+TOKENS = 300e9
+
+
+def run(failures=SOMETIMES, prices=PRICES, tokens=TOKENS, **ramp):
+    return training_run(GPT3, PLAN, CLUSTER, *SIZE, tokens, failures, prices, **ramp)
+
+
+def test_without_failures_and_ramp_a_run_is_its_steps():
+    made, one = run(NEVER), step(GPT3, PLAN, CLUSTER, *SIZE)
+    assert float(made.steps) == pytest.approx(TOKENS / (1536 * 2048))
+    assert float(made.seconds) == pytest.approx(float(made.steps * one.seconds), rel=1e-12)
+    assert float(made.goodput) == 1 and float(made.mfu) == pytest.approx(float(one.mfu), rel=1e-12)
+
+
+def test_failures_come_on_top():
+    made, free = run(), run(NEVER)
+    nodes = 1024 / 8
+    share = float(goodput(SOMETIMES, nodes, best_interval(SOMETIMES, nodes)))
+    assert float(made.training) == pytest.approx(float(free.seconds), rel=1e-12)
+    assert float(made.goodput) == pytest.approx(share, rel=1e-12)
+    parts = (made.training, made.writing, made.rework, made.restart)
+    assert all(part > 0 for part in parts) and float(made.seconds) == pytest.approx(float(sum(parts)))
+
+
+def test_the_bill():
+    made = run()
+    hours = 1024 * float(made.seconds) / 3600
+    assert float(made.chip_hours) == pytest.approx(hours)
+    assert float(made.rented) == pytest.approx(1.5 * hours)
+    assert float(made.rented) == pytest.approx(float(rented_dollars(1024, made.days, 1.5)))
+    assert float(made.joules) == pytest.approx(800 * 3600 * hours)
+    assert float(made.owned) == pytest.approx(hours * (20_000 / (4 * 8766) + 0.8 * 0.07))
+
+
+def test_a_ramp_is_the_sum_of_its_steps():
+    """Played through: each step takes its batch, which grows with the tokens seen."""
+    start, ramp = 64.0, 6e9
+    seen, steps, seconds = 0.0, 0, 0.0
+    one, two = (float(step(GPT3, PLAN, CLUSTER, b, *SIZE[1:]).seconds) for b in (1000.0, 1001.0))
+    while seen < ramp:
+        batch = start + (1536 - start) * seen / ramp
+        seen, steps, seconds = seen + batch * 2048, steps + 1, seconds + one + (two - one) * (batch - 1000)
+    assert float(ramp_steps(ramp, start, 1536.0, 2048.0)) == pytest.approx(steps, rel=1e-2)
+    made = run(NEVER, tokens=ramp, ramp_tokens=ramp, ramp_start=start)
+    assert float(made.seconds) == pytest.approx(seconds, rel=1e-2)
+    assert float(made.seconds) > float(run(NEVER, tokens=ramp).seconds)
+
+
+@given(st.floats(1, 1e4), st.floats(1, 1e4), st.floats(1, 1e12))
+def test_a_ramp_takes_steps_between_those_of_its_ends(one, other, tokens):
+    start, end = sorted((one, other))
+    steps = float(ramp_steps(tokens, start, end, 2048.0))
+    assert tokens / (end * 2048) * (1 - 1e-6) <= steps <= tokens / (start * 2048) * (1 + 1e-6)
+
+
+def test_gradients_of_a_run():
+    def dollars(share):
+        size = (*SIZE[:2], dataclasses.replace(SIZE[2], matmul=share))
+        return training_run(GPT3, PLAN, CLUSTER, *size, TOKENS, SOMETIMES, PRICES, 1e10, 64.0).rented
+
+    slope = (dollars(0.7001) - dollars(0.6999)) / 2e-4
+    assert float(jax.grad(dollars)(0.7)) == pytest.approx(float(slope), rel=1e-5)
+    assert float(jax.jit(dollars)(0.7)) == pytest.approx(float(dollars(0.7)), rel=1e-12)

@@ -32,10 +32,23 @@ def test_rows_are_what_the_model_says_of_each_plan(found):
         assert bool(legal(MODEL, plan, CLUSTER, 256.0))
 
 
-def test_the_best_is_the_fastest_that_fits(found):
-    best = found.best()
+@pytest.mark.parametrize("by", ["seconds", "cost", "memory"])
+def test_the_best_has_the_least_of_those_that_fit(found, by):
+    best = found.best(by)
     assert found.fits[best]
-    assert found.seconds[best] == found.seconds[found.fits].min()
+    assert getattr(found, by)[best] == getattr(found, by)[found.fits].min()
+
+
+def test_fewer_chips_are_cheaper_and_slower(found):
+    chips = found.plans["tensor"] * found.plans["pipeline"] * found.plans["data"]
+    assert np.allclose(found.cost, chips * found.seconds, rtol=1e-14)
+    assert chips[found.best("cost")] <= chips[found.best("seconds")]
+    assert found.cost[found.best("cost")] <= found.cost[found.best("seconds")]
+
+
+def test_best_by_something_else_is_refused(found):
+    with pytest.raises(ValueError, match="by is 'mfu'; allowed: seconds, cost, memory"):
+        found.best("mfu")
 
 
 def test_no_legal_plan_is_missed_on_a_small_grid(found):

@@ -149,10 +149,14 @@ def test_flop_are_those_of_the_megatron_paper():
         assert float(run.predict().hardware_flop) == pytest.approx(expected, rel=1e-9)
 
 
-def test_one_expert_is_the_dense_model():
-    dense = GPT3
-    same = dense.replace(experts=1, top_k=1)
-    assert seconds(Plan(tensor=8, pipeline=8), model=dense) == seconds(Plan(tensor=8, pipeline=8), model=same)
+def test_a_mixture_that_uses_all_its_experts_is_one_wide_mlp():
+    ideal = dataclasses.replace(SHARE, half_size=0.0)  # small products as fast as large ones
+    mixture = GPT3.replace(experts=4, top_k=4, d_ff=GPT3.d_ff / 4)
+    plan = Plan(tensor=8, pipeline=8)
+    made, dense = (step(model, plan, CLUSTER, 64.0, 2048.0, ideal) for model in (mixture, GPT3))
+    router = 3 * 64 * 96 / 8 * 2 * 2048 * 12288 * 4 / (312e12 * SHARE.matmul)
+    assert float(made.matmul - dense.matmul) == pytest.approx(router, rel=1e-6)
+    assert float(made.memory.total) == pytest.approx(float(dense.memory.total), rel=1e-3)
 
 
 def test_expert_ways_trade_memory_for_traffic():
@@ -166,7 +170,7 @@ def test_expert_ways_trade_memory_for_traffic():
 def test_hybrid_sharding_talks_less_than_full_sharding():
     base = Plan(tensor=8, data=3125, zero=3)
     times = [float(step(GPT4, base.replace(zero_ways=w), CLUSTER, *ASKED, SHARE).replicas) for w in (0, 125, 25)]
-    assert times == sorted(times, reverse=True) or times[0] > 0
+    assert times == sorted(times, reverse=True)
     pipelined = float(step(GPT4, ARTICLE, CLUSTER, *ASKED, SHARE).replicas)
     assert all(pipelined < other for other in times)
 

@@ -1,9 +1,22 @@
 """Cost models: pure functions from specs to estimates, for jit, vmap, grad and the page alike."""
 
-from anatomy.cost import collectives, legality, memory, pipeline, reliability, routing, run, scaling, search, training
+from anatomy.cost import (
+    collectives,
+    explore,
+    legality,
+    memory,
+    pipeline,
+    reliability,
+    routing,
+    run,
+    scaling,
+    search,
+    training,
+)
 
 __all__ = [
     "collectives",
+    "explore",
     "legality",
     "memory",
     "pipeline",

@@ -43,12 +43,16 @@ RULES: tuple[tuple[Callable[[Case], Scalar], str], ...] = (
         "{plan.pipeline:g} stages are more than {model.layers:g} layers",
     ),
     (
-        lambda c: c.plan.chunks <= jnp.ceil(c.model.layers / c.plan.pipeline),
-        "{plan.chunks:g} chunks are more than a stage has layers ({model.layers:g} on {plan.pipeline:g} stages)",
+        lambda c: divides(c.plan.chunks, c.plan.stage_layers(c.model)),
+        "{plan.chunks:g} chunks do not divide the layers of a stage ({model.layers:g} on {plan.pipeline:g} stages)",
     ),
     (
         lambda c: (c.plan.chunks == 1) | (c.plan.pipeline > 1),
         "{plan.chunks:g} chunks need more than one stage",
+    ),
+    (
+        lambda c: (c.plan.chunks == 1) | (c.plan.micro_batches(c.sequences) >= c.plan.pipeline),
+        "{plan.chunks:g} chunks need a micro-batch for each of {plan.pipeline:g} stages",
     ),
     (
         lambda c: divides(c.plan.expert, c.model.experts),

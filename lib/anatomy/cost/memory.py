@@ -41,7 +41,7 @@ def held_parameters(model: Architecture, plan: Plan) -> tuple[Scalar, Scalar]:
     table, and the larger counts. Experts are split over expert ways on top of tensor ways.
     """
     parts = model.parameters
-    layers = jnp.ceil(model.layers / plan.pipeline) / model.layers
+    layers = plan.stage_layers(model) / model.layers
     dense = parts.attention + parts.dense_mlp + parts.norms + parts.router
     table = jnp.maximum(parts.embedding, model.vocabulary * model.d_model)
     tables = jnp.where(plan.pipeline > 1, table, parts.embedding + parts.unembedding)
@@ -62,9 +62,8 @@ def state_parameters(model: Architecture, plan: Plan, stage: int) -> Scalar:
     Source: rajbhandari2020zero, section 5.
     """
     shared, experts = held_parameters(model, plan)
-    ways = jnp.where(plan.zero_ways > 0, jnp.minimum(plan.zero_ways, plan.data), plan.data)
-    split = plan.zero >= stage
-    of_experts = jnp.clip(plan.data / plan.expert, 1.0, ways)
+    split, ways = plan.zero >= stage, plan.zero_replicas
+    of_experts = jnp.minimum(plan.expert_replicas, ways)
     return shared / jnp.where(split, ways, 1.0) + experts / jnp.where(split, of_experts, 1.0)
 
 
@@ -86,9 +85,8 @@ def activation_bytes(model: Architecture, plan: Plan, sequence: Scalar) -> tuple
     queries = attention.heads * attention.head_dim
     chosen = model.top_k * model.is_routed + (1 - model.is_routed) + model.shared_experts
     split = 4 * queries + 2 * attention.cached_values() + 2 * model.mlp_matrices * model.d_ff * chosen
-    whole_ways = jnp.where(plan.sequence_parallel > 0, plan.tensor, 1.0)
     scores = 5 * attention.heads * sequence * (1 - plan.fused_attention)
-    return tokens * (whole / whole_ways + split / plan.tensor), tokens * scores / plan.tensor
+    return tokens * (whole / plan.token_ways + split / plan.tensor), tokens * scores / plan.tensor
 
 
 def memory(model: Architecture, plan: Plan, sequences: Scalar, sequence: Scalar) -> Memory:
@@ -108,18 +106,17 @@ def memory(model: Architecture, plan: Plan, sequences: Scalar, sequence: Scalar)
     )
     layer, scores = activation_bytes(model, plan, sequence)
     tokens = plan.micro_batch * sequence
-    whole_ways = jnp.where(plan.sequence_parallel > 0, plan.tensor, 1.0)
-    inputs = 2 * model.d_model * tokens / whole_ways
+    inputs = 2 * model.d_model * tokens / plan.token_ways
     full, selective = plan.recompute >= Recompute.FULL, plan.recompute >= Recompute.SELECTIVE
     kept = jnp.where(full, inputs, layer + jnp.where(selective, 0.0, scores))
     waiting = in_flight(plan.pipeline, plan.micro_batches(sequences), plan.chunks, plan.gpipe)
     again = jnp.where(full, layer + scores, jnp.where(selective, scores, 0.0))
     logits = 4 * tokens * model.vocabulary / plan.tensor  # 32-bit, on the last stage
-    gathered = jnp.where(plan.zero >= 3, WEIGHT * held / jnp.maximum(model.layers / plan.pipeline, 1.0), 0.0)
+    gathered = jnp.where(plan.zero >= 3, WEIGHT * held / plan.stage_layers(model), 0.0)
     return Memory(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        activations=kept * jnp.ceil(model.layers / plan.pipeline) * waiting,
+        activations=kept * plan.stage_layers(model) * waiting,
         working=jnp.maximum(again, logits) + gathered,
     )

@@ -10,9 +10,9 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from anatomy.cost.run import DAY
 from anatomy.specs import Scalar, catalogue
 from anatomy.specs.base import number, refuse_where, spec
+from anatomy.specs.units import DAY
 
 SMALL = 0.05  # below it, a series is more exact than the formula
 LONGEST = 1e30  # seconds: where nothing fails, the best interval is infinite, and 0 times infinity is no number

@@ -1,12 +1,20 @@
-"""A training run as a whole: FLOP, time and money tied together by one identity.
+"""A training run as a whole: FLOP, time and money tied together by one identity, and the bill step by step.
 
 Symbols: N parameters that a token uses, D tokens, C = FLOP, n chips of peak rate P, u utilisation
-(MFU: the share of peak that goes into the model's own FLOP).
+(MFU: the share of peak that goes into the model's own FLOP); B sequences of a step, s tokens of one.
 """
 
-from anatomy.specs import Scalar
+from typing import ClassVar
 
-DAY = 86_400.0  # seconds
+import jax.numpy as jnp
+
+from anatomy.cost.reliability import Failures, best_interval, lost
+from anatomy.cost.training import Efficiency, step
+from anatomy.specs import Architecture, Cluster, Plan, Scalar
+from anatomy.specs.base import number, spec
+from anatomy.specs.units import DAY, HOUR, YEAR
+
+SMALL = 1e-6  # a ramp that grows by less is none
 
 
 def training_flop(parameters: Scalar, tokens: Scalar) -> Scalar:
@@ -43,3 +51,153 @@ def utilisation(flop: Scalar, chips: Scalar, peak: Scalar, days: Scalar) -> Scal
 def rented_dollars(chips: Scalar, days: Scalar, dollars_per_hour: Scalar) -> Scalar:
     """Rent of n chips for so many days at a price for each chip and hour."""
     return chips * days * 24.0 * dollars_per_hour
+
+
+@spec
+class Prices:
+    """What a chip costs, with its share of everything around it."""
+
+    rent: Scalar = number("dollars/h", doc="for a rented chip")
+    purchase: Scalar = number("dollars", default=0.0, doc="for a bought one, with server and network")
+    years: Scalar = number("years", above=0, default=4.0, doc="in which a bought chip is written off")
+    watts: Scalar = number("W", default=0.0, doc="drawn for a chip, host, network, cooling and losses included")
+    energy: Scalar = number("dollars/kWh", default=0.0, doc="for power, where it is not in the rent")
+
+
+@spec
+class Run:
+    """Wall time of a run by what it went into, in seconds that add up, and what it costs."""
+
+    sums: ClassVar = ("seconds",)
+
+    training: Scalar = number("s", doc="steps that last")
+    writing: Scalar = number("s", doc="checkpoints")
+    rework: Scalar = number("s", doc="lost to failures and done again")
+    restart: Scalar = number("s", doc="down after failures")
+    steps: Scalar = number("steps")
+    flop: Scalar = number("FLOP", doc="that the model needs")
+    peak: Scalar = number("FLOP/s", doc="of all chips")
+    chips: Scalar = number("chips")
+    prices: Prices
+
+    @property
+    def seconds(self) -> Scalar:
+        """From the first step to the last."""
+        return self.training + self.writing + self.rework + self.restart
+
+    @property
+    def days(self) -> Scalar:
+        """The same in days."""
+        return self.seconds / DAY
+
+    @property
+    def goodput(self) -> Scalar:
+        """Share of the time that lasts."""
+        return self.training / self.seconds
+
+    @property
+    def mfu(self) -> Scalar:
+        """Utilisation over the whole time, failures included."""
+        return self.flop / (self.peak * self.seconds)
+
+    @property
+    def chip_hours(self) -> Scalar:
+        """Chips times hours."""
+        return self.chips * self.seconds / HOUR
+
+    @property
+    def joules(self) -> Scalar:
+        """Energy, everything around the chips included."""
+        return self.chips * self.seconds * self.prices.watts
+
+    @property
+    def rented(self) -> Scalar:
+        """Dollars, if the chips are rented."""
+        return self.chip_hours * self.prices.rent
+
+    @property
+    def owned(self) -> Scalar:
+        """Dollars, if they are bought: what is written off in that time, and power.
+
+        Source: cottier2024rising, section 3, without staff, interest and resale.
+        """
+        written_off = self.chips * self.prices.purchase * self.seconds / (self.prices.years * YEAR)
+        return written_off + self.joules / 3.6e6 * self.prices.energy
+
+
+def ramp_steps(tokens: Scalar, start: Scalar, end: Scalar, sequence: Scalar) -> Scalar:
+    """Steps of a ramp: the batch grows in proportion to the tokens seen, from B0 to B1 over R tokens.
+
+    A step at batch B passes B s tokens, so there are R / s times the mean of 1 / B:
+
+        steps = R / (s (B1 - B0)) ln(B1 / B0)
+
+    Args:
+        tokens: R.
+        start: B0, sequences.
+        end: B1, sequences; at least B0.
+        sequence: s.
+
+    Source: brown2020gpt3, table 2.1 and appendix B, whose batch grows linearly over the first tokens.
+    """
+    growth = end / start - 1
+    grows = jnp.where(growth > SMALL, growth, 1.0)
+    return tokens / (sequence * start) * jnp.where(growth > SMALL, jnp.log1p(grows) / grows, 1.0)
+
+
+def training_run(
+    model: Architecture,
+    plan: Plan,
+    cluster: Cluster,
+    sequences: Scalar,
+    sequence: Scalar,
+    share: Efficiency,
+    tokens: Scalar,
+    failures: Failures,
+    prices: Prices,
+    ramp_tokens: Scalar = 0.0,
+    ramp_start: Scalar = 1.0,
+    imbalance: Scalar = 1.0,
+) -> Run:
+    """A whole run: steps, with smaller batches first, failures, checkpoints at the best interval, and the bill.
+
+    Seconds of a step are affine in the batch: work in proportion, and bubble, exchange and update once a step. So
+    the time of a run is that of its sequences, plus what comes once, times its steps. Early batches are smaller
+    and the steps more.
+
+    Args:
+        model: what is trained.
+        plan: how it is laid out; the chips it uses are those that are paid.
+        cluster: on what.
+        sequences: B, of a step, once the batch has grown.
+        sequence: s, tokens of one.
+        share: of the peaks that programs reach.
+        tokens: D, of the run.
+        failures: of a node; any that fails stops the run.
+        prices: of a chip.
+        ramp_tokens: over which the batch grows, out of D; 0 for none.
+        ramp_start: batch at the start, in sequences; at least a micro-batch for each replica is used.
+        imbalance: tokens of the fullest expert over the mean.
+
+    Source: `training.step` and `reliability.lost` for the parts.
+    """
+    one, two = (step(model, plan, cluster, sequences * by, sequence, share, imbalance) for by in (1.0, 2.0))
+    for_sequences = (two.seconds - one.seconds) / sequences  # of each
+    once = one.seconds - for_sequences * sequences
+    start = jnp.clip(ramp_start, plan.data * plan.micro_batch, sequences)
+    ramp = jnp.minimum(ramp_tokens, tokens)
+    steps = ramp_steps(ramp, start, sequences, sequence) + (tokens - ramp) / (sequences * sequence)
+    training = tokens / sequence * for_sequences + steps * once
+    nodes = plan.chips / cluster.node.chips
+    parts = lost(failures, nodes, best_interval(failures, nodes))
+    return Run(
+        training=training,
+        writing=training * parts.writing / parts.useful,
+        rework=training * parts.rework / parts.useful,
+        restart=training * parts.restart / parts.useful,
+        steps=steps,
+        flop=tokens * model.flop_per_token(sequence, backward=True).total,
+        peak=one.peak,
+        chips=plan.chips,
+        prices=prices,
+    )

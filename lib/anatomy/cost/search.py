@@ -1,32 +1,35 @@
 """Plan search: every way to lay a model over a cluster, and the best of them.
 
 Ways of tensor and expert parallelism are divisors; stages are whatever the layers allow; replicas are as many as
-the chips give. Millions of plans are evaluated at once by the same `training.step` that answers for one.
+the chips give, half as many, or a quarter. Millions of plans are evaluated at once by the same `training.step`
+that answers for one.
 """
 
 import itertools
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
+from anatomy.cost import explore
 from anatomy.cost.legality import legal
 from anatomy.cost.training import Efficiency, step
 from anatomy.specs import Architecture, Cluster, Plan, Recompute, Scalar
 
-CHUNK = 2**18  # plans evaluated at once: enough to keep both cores busy, small enough for the cache
 SEARCHED = (
     "tensor", "pipeline", "data", "expert", "micro_batch", "chunks", "zero", "recompute", "sequence_parallel",
 )  # fmt: skip
+OPTIONS = ((1, 2, 4, 8), range(4), tuple(Recompute), (0, 1))  # micro-batch, ZeRO, recompute, sequence parallelism
+SHARES = (1, 2, 4)  # of the replicas that the chips would give, the reciprocal
+MOST_CHUNKS = 8
 
 
 class Found(NamedTuple):
-    """Plans, one a row: their fields, and what the cost model says of each."""
+    """Legal plans, one a row: their fields, and what the cost model says of each."""
 
     plans: dict[str, Float[np.ndarray, "plans"]]
     seconds: Float[np.ndarray, "plans"]
+    cost: Float[np.ndarray, "plans"]  # chip-seconds of a step; times a price, dollars
     memory: Float[np.ndarray, "plans"]
     mfu: Float[np.ndarray, "plans"]
     fits: Bool[np.ndarray, "plans"]
@@ -35,15 +38,18 @@ class Found(NamedTuple):
         """One row as a plan; what was not searched is as in `like`."""
         return like.replace(**{name: float(column[index]) for name, column in self.plans.items()})
 
-    def best(self) -> int:
-        """The row that is fastest per token among those that fit.
+    def best(self, by: str = "seconds") -> int:
+        """The row with the least `seconds`, `cost` or `memory` among the plans that fit.
 
         Raises:
-            ValueError: nothing fits.
+            ValueError: nothing fits, or `by` is something else.
         """
+        objectives = ("seconds", "cost", "memory")
+        if by not in objectives:
+            raise ValueError(f"by is {by!r}; allowed: {', '.join(objectives)}")
         if not self.fits.any():
             raise ValueError("no plan fits into the memory of a chip")
-        return int(np.argmin(np.where(self.fits, self.seconds, np.inf)))
+        return int(np.argmin(np.where(self.fits, getattr(self, by), np.inf)))
 
 
 def divisors(number: float, most: float) -> list[int]:
@@ -58,26 +64,19 @@ def every_plan(
 
     Args:
         model: whose layers, heads and experts are split.
-        cluster: its chips are used as fully as the ways allow.
+        cluster: its chips are used as fully as the ways allow, or a half or a quarter of them.
         sequences: of a step; replicas are at most these.
         tensor_most: largest ways of tensor parallelism.
     """
     heads, layers, experts = (int(x) for x in (model.attention.heads, model.layers, model.experts))
     rows = []
     for tensor, pipeline in itertools.product(divisors(heads, tensor_most), range(1, layers + 1)):
-        data = min(int(cluster.chips) // (tensor * pipeline), int(sequences))
-        if data < 1:
-            continue
-        per_stage = -(-layers // pipeline)
-        chunks = [1] if pipeline == 1 else [n for n in (1, 2, 3, 4, 6, 8) if n <= per_stage]
+        most = min(int(cluster.chips) // (tensor * pipeline), int(sequences))
+        chunks = [1] if pipeline == 1 else divisors(-(-layers // pipeline), MOST_CHUNKS)
         for expert in divisors(experts, experts):
-            usable = data - data % expert  # whole expert groups only
-            if usable:
-                rows += [(tensor, pipeline, usable, expert, v) for v in chunks]
-    base = np.array(rows, float)
-    options = np.array(
-        list(itertools.product((1.0, 2.0, 4.0, 8.0), (0.0, 1.0, 2.0, 3.0), tuple(map(float, Recompute)), (0.0, 1.0)))
-    )
+            replicas = {most // share // expert * expert for share in SHARES}  # whole expert groups only
+            rows += [(tensor, pipeline, d, expert, v) for d in sorted(replicas - {0}) for v in chunks]
+    base, options = np.array(rows, float), np.array(list(itertools.product(*OPTIONS)), float)
     left, right = np.repeat(base, len(options), axis=0), np.tile(options, (len(base), 1))
     columns = (*left[:, :4].T, right[:, 0], left[:, 4], *right[:, 1:].T)
     return dict(zip(SEARCHED, columns, strict=True))
@@ -91,6 +90,7 @@ def search(
     share: Efficiency,
     like: Plan,
     plans: dict[str, Float[np.ndarray, "plans"]] | None = None,
+    progress: bool = False,
 ) -> Found:
     """Evaluate all plans, in double precision, and keep the legal ones.
 
@@ -102,42 +102,22 @@ def search(
         share: constants of the chips' generation.
         like: gives what is not searched: fused attention, overlap, hybrid groups.
         plans: columns to evaluate instead of `every_plan`.
+        progress: whether a bar is shown.
     """
-    columns = every_plan(model, cluster, sequences) if plans is None else plans
-    count = len(columns["tensor"])
-    padded = {name: np.resize(column, -(-count // CHUNK) * CHUNK) for name, column in columns.items()}
-    with jax.enable_x64(True):
-        parts = [
-            _evaluate(
-                {name: jnp.asarray(column[i : i + CHUNK]) for name, column in padded.items()},
-                model, cluster, sequences, sequence, share, like,
-            )
-            for i in range(0, count, CHUNK)
-        ]  # fmt: skip
-        seconds, memory, mfu, fits, allowed = (
-            np.concatenate([np.asarray(part[k]) for part in parts])[:count] for k in range(5)
-        )
-    keep = allowed & (columns["data"] > 0)
-    return Found(
-        {name: column[keep] for name, column in columns.items()}, seconds[keep], memory[keep], mfu[keep], fits[keep]
-    )
 
-
-@jax.jit
-def _evaluate(
-    columns: dict[str, Float[Array, "chunk"]],
-    model: Architecture,
-    cluster: Cluster,
-    sequences: Scalar,
-    sequence: Scalar,
-    share: Efficiency,
-    like: Plan,
-) -> tuple[Array, ...]:
-    """Seconds, memory, utilisation, whether it fits and whether it is legal, for a chunk of plans."""
-
-    def one(values: dict[str, Scalar]) -> tuple[Scalar, ...]:
+    def outcome(**values: Scalar) -> dict[str, Scalar]:
         plan = like.replace(**values)
         made = step(model, plan, cluster, sequences, sequence, share)
-        return made.seconds, made.memory.total, made.mfu, made.fits, legal(model, plan, cluster, sequences)
+        return {
+            "seconds": made.seconds,
+            "cost": made.seconds * made.chips,
+            "memory": made.memory.total,
+            "mfu": made.mfu,
+            "fits": made.fits,
+            "legal": legal(model, plan, cluster, sequences),
+        }
 
-    return jax.vmap(one)(columns)
+    points = every_plan(model, cluster, sequences) if plans is None else plans
+    table = explore.sweep(outcome, points=points, progress=progress)
+    kept = {name: column[table["legal"]] for name, column in table.items() if name != "legal"}
+    return Found({name: kept.pop(name) for name in points}, **kept)

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 from anatomy.cost import collectives
 from anatomy.cost.memory import (
     GRADIENT,
-    WEIGHT,
     Memory,
     activation_bytes,
+    held_parameters,
     memory,
-    parameters_per_chip,
     state_parameters,
 )
 from anatomy.cost.pipeline import bubble
@@ -75,7 +74,10 @@ class Step:
 
     @property
     def hfu(self) -> Scalar:
-        """Hardware FLOP utilisation: what is computed again counts too."""
+        """Hardware FLOP utilisation: what is computed again counts too (korthikanti2023reducing, section 6).
+
+        Like MFU it counts attention scores over the whole square, masked half included.
+        """
         return self.hardware_flop / (self.seconds * self.peak)
 
     @property
@@ -94,14 +96,16 @@ def matmul_seconds(rows: Scalar, columns: Scalar, inner: Scalar, peak: Scalar, e
 
     A side of x values wastes part of a tile and of a wave of tiles, about half_size / x of the whole:
 
-        time = 2 m n k / (peak share) (1 + half_size (1/m + 1/n + 1/k))
+        time = 2 m n k (1 + half_size (1/m + 1/n + 1/k)) / (peak share)
+
+    It is written without fractions, so that an empty product takes no more than its waste.
     """
-    waste = 1 + efficiency.half_size * (1 / rows + 1 / columns + 1 / inner)
-    return 2 * rows * columns * inner * waste / (peak * efficiency.matmul)
+    waste = efficiency.half_size * (rows * columns + columns * inner + rows * inner)
+    return 2 * (rows * columns * inner + waste) / (peak * efficiency.matmul)
 
 
 def efficiency(generation: str) -> Efficiency:
-    """The constants of a generation of chips, from the catalogue: `ampere`, `hopper`, `tpu_v4`."""
+    """The constants of a generation of chips, from the catalogue: `ampere`, `hopper`, `tpu`."""
     row = catalogue.entry("efficiency", generation)
     return Efficiency(**{name: row[name] for name in ("matmul", "half_size", "memory", "link", "network")})
 
@@ -130,7 +134,8 @@ def step(
 
     A stage computes its layers for each micro-batch, forward and backward, and what it recomputes; waits
     (p - 1) / v micro-batches for its neighbours; then replicas exchange gradients and the optimizer
-    updates the weights. The stage with the output table sets the pace.
+    updates the weights. The fullest stage, with the output table on top, sets the pace. Micro-batches
+    need not be a whole number: a batch is rounded to what the replicas take.
 
     Args:
         model: what is trained.
@@ -152,7 +157,7 @@ def step(
     t, p = plan.tensor, plan.pipeline
     tokens = plan.micro_batch * sequence
     micro_batches = plan.micro_batches(sequences)
-    layers = model.layers / p
+    layers = plan.stage_layers(model)
     full, selective = plan.recompute >= Recompute.FULL, plan.recompute >= Recompute.SELECTIVE
 
     # One layer and one micro-batch, forward.
@@ -203,7 +208,7 @@ def layer_products(
     """
     t, d = plan.tensor, model.d_model
     out = model.attention.width
-    into = model.attention.weights(d) / d - out
+    into = model.attention_weights / d - out
     attention = matmul_seconds(tokens, into / t, d, peak, share) + matmul_seconds(tokens, d, out / t, peak, share)
 
     def mlp(rows: Scalar, width: Scalar) -> Scalar:
@@ -214,10 +219,9 @@ def layer_products(
     each = tokens * model.top_k * plan.expert / model.experts  # tokens of one expert, from all its replicas
     experts = routed * model.experts / plan.expert * imbalance * mlp(each, model.d_ff)
     always = (1 - routed + model.shared_experts) * mlp(tokens, model.d_ff)
-    dense = mlp(tokens, jnp.maximum(model.dense_d_ff, 1.0))
-    mixed = (model.expert_layers * (experts + always) + model.dense_layers * dense) / model.layers
     router = routed * matmul_seconds(tokens, model.experts, d, peak, share)
-    return attention + mixed + router
+    dense = mlp(tokens, model.dense_d_ff)
+    return attention + (model.expert_layers * (experts + always + router) + model.dense_layers * dense) / model.layers
 
 
 def score_seconds(
@@ -246,7 +250,7 @@ def stage_transfer(model: Architecture, plan: Plan, tokens: Scalar, net: Cluster
 
     Source: narayanan2021megatron, section 4.1 (scatter/gather).
     """
-    link = net.slowest_link(plan.tensor * plan.data + 1)
+    link = net.slowest_link(plan.chips)  # some stage ends where a node or a segment ends
     send = collectives.point_to_point(VALUE * tokens * model.d_model / plan.tensor, link.bandwidth, link.latency)
     return jnp.where(plan.pipeline > 1, send, 0.0)
 
@@ -254,18 +258,23 @@ def stage_transfer(model: Architecture, plan: Plan, tokens: Scalar, net: Cluster
 def exchange_replicas(model: Architecture, plan: Plan, net: Cluster, micro_batches: Scalar) -> Scalar:
     """Seconds in which replicas sum gradients and, with ZeRO, hand out weights.
 
-    Plain data parallelism and ZeRO 1 and 2 move the gradients twice round the ring. ZeRO 3 gathers the
-    weights for the forward and for the backward pass of every micro-batch, and scatters the gradients
-    of each; within hybrid groups only, and then sums over the groups once.
+    Plain data parallelism and ZeRO 1 scatter the gradients and gather the weights once a step. ZeRO 2
+    keeps no whole gradients, so it scatters those of every micro-batch. ZeRO 3 also gathers the weights
+    for the forward and for the backward pass of every micro-batch. In hybrid sharding that happens inside
+    groups, and the groups sum what they hold once. Experts have data / expert replicas only.
 
     Source: rajbhandari2020zero, section 7; zhao2023fsdp for hybrid sharding.
     """
-    held = parameters_per_chip(model, plan)
-    ways = jnp.where(plan.zero_ways > 0, jnp.minimum(plan.zero_ways, plan.data), plan.data)
-    plain = collectives.replica_exchange(GRADIENT * held, plan.data, plan.tensor, net)
-    gather = collectives.replica_exchange(WEIGHT * held, ways, plan.tensor, net, passes=1.0)
-    groups = collectives.replica_exchange(GRADIENT * held / ways, plan.data / ways, plan.tensor * ways, net)
-    return jnp.where(plan.zero >= 3, 3 * micro_batches * gather + groups, plain)
+    m = micro_batches
+    passes = jnp.where(plan.zero >= 3, 3 * m, jnp.where(plan.zero >= 2, m + 1, 2.0))
+
+    def exchange(held: Scalar, replicas: Scalar, neighbours: Scalar) -> Scalar:
+        ways = jnp.minimum(plan.zero_replicas, replicas)
+        group = collectives.replica_exchange(GRADIENT * held, ways, neighbours, net, passes)
+        return group + collectives.replica_exchange(GRADIENT * held / ways, replicas / ways, neighbours * ways, net)
+
+    shared, experts = held_parameters(model, plan)
+    return exchange(shared, plan.data, plan.tensor) + exchange(experts, plan.expert_replicas, plan.tensor * plan.expert)
 
 
 def optimizer_seconds(model: Architecture, plan: Plan, bandwidth: Scalar) -> Scalar:

@@ -215,6 +215,12 @@ class Architecture:
         return self.expert_layers * self._mlp(self.d_ff)
 
     @property
+    def attention_weights(self) -> Scalar:
+        """Matrix parameters of attention in one layer, with the projection of relative positions."""
+        positions = self.relative_positions * self.d_model * self.attention.heads * self.attention.head_dim
+        return self.attention.weights(self.d_model) + positions
+
+    @property
     def parameters(self) -> Parameters:
         """Parameters by part.
 
@@ -223,13 +229,13 @@ class Architecture:
 
         Source: hoffmann2022chinchilla, appendix F, for the counting; jiang2024mixtral for the experts.
         """
-        attention = self.attention.weights(self.d_model) + self.biases * self.attention.biases(self.d_model)
+        attention = self.attention_weights + self.biases * self.attention.biases(self.d_model)
         routed = self.experts * self.is_routed * self.expert_parameters
         always = (1 - self.is_routed + self.shared_experts) * self.expert_parameters
         norms = self.layers * self.norms_per_layer + 1  # one more before the logits
         return Parameters(
             embedding=self.d_model * (self.vocabulary + self.learned_positions),
-            attention=self.layers * (attention + self._positions()),
+            attention=self.layers * attention,
             dense_mlp=always + self.dense_layers * self._mlp(self.dense_d_ff),
             experts=routed,
             router=self.is_routed * self.expert_layers * self.d_model * self.experts,
@@ -254,12 +260,11 @@ class Architecture:
         """
         passes = 3.0 if backward else 1.0
         parts = self.parameters
-        weights = self.attention.weights(self.d_model) + self._positions()
         chosen = self.is_routed * self.top_k + (1 - self.is_routed) + self.shared_experts
         mlp = self.mlp_matrices * self.d_model * self.d_ff * chosen * self.expert_layers
         mlp = mlp + self.mlp_matrices * self.d_model * self.dense_d_ff * self.dense_layers
         return TokenFlop(
-            attention=passes * 2 * self.layers * weights,
+            attention=passes * 2 * self.layers * self.attention_weights,
             scores=passes * self.layers * self.attention.score_flop() * attended,
             mlp=passes * 2 * mlp,
             router=passes * 2 * parts.router,
@@ -272,10 +277,6 @@ class Architecture:
         Source: pope2023efficiently, section 3.3; deepseek2024v2 for latent attention.
         """
         return self.layers * self.attention.cached_values() * bytes_per_value
-
-    def _positions(self) -> Scalar:
-        """Parameters of the projection of relative positions in one layer, where there is one."""
-        return self.relative_positions * self.d_model * self.attention.heads * self.attention.head_dim
 
     def _mlp(self, width: Scalar) -> Scalar:
         """Parameters of one MLP of this inner width in one layer."""

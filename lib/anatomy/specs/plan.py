@@ -3,6 +3,7 @@
 import dataclasses
 from enum import IntEnum
 
+import jax.numpy as jnp
 import numpy as np
 
 from anatomy.specs.architecture import Architecture
@@ -70,6 +71,21 @@ class Plan:
         """m, micro-batches that a replica passes in one step of so many sequences."""
         return sequences / (self.data * self.micro_batch)
 
-    def layers_per_stage(self, architecture: Architecture) -> Scalar:
-        """Layers of one stage, on average."""
-        return architecture.layers / self.pipeline
+    def stage_layers(self, architecture: Architecture) -> Scalar:
+        """Layers of the fullest stage: L / p, rounded up."""
+        return jnp.ceil(architecture.layers / self.pipeline)
+
+    @property
+    def token_ways(self) -> Scalar:
+        """Ways in which norms, dropouts and the inputs of layers are split: t with sequence parallelism, or 1."""
+        return jnp.where(jnp.asarray(self.sequence_parallel) > 0, self.tensor, 1.0)
+
+    @property
+    def zero_replicas(self) -> Scalar:
+        """Replicas that share a ZeRO split: all of them, or a hybrid group."""
+        return jnp.where(jnp.asarray(self.zero_ways) > 0, jnp.minimum(self.zero_ways, self.data), self.data)
+
+    @property
+    def expert_replicas(self) -> Scalar:
+        """Replicas of one expert: d / e, because the other replicas hold other experts."""
+        return self.data / self.expert

@@ -6,6 +6,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 
 import numpy as np
 
+HOUR, DAY, YEAR = 3600.0, 86_400.0, 365.25 * 86_400.0  # seconds
 COUNTS = ("", "k", "M", "B", "T")  # of parameters, tokens, dollars
 WORDS = ("", "", "million", "billion", "trillion")
 SI = ("", "k", "M", "G", "T", "P", "E", "Z")
