@@ -13,7 +13,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m anatomy", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     validate = commands.add_parser("validate", help="hold the cost model against published runs")
-    validate.add_argument("runs", nargs="?", help="a TOML file; its schema stands at the top of the library's own")
+    validate.add_argument(
+        "runs",
+        nargs="?",
+        help="a TOML file; its schema stands at the top of the library's own, which is the default; "
+        "`further` are runs that the library met after its model was made",
+    )
     options = parser.parse_args(arguments)
     try:
         runs, refused = read(options.runs)
@@ -27,15 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(rows: list[Row]) -> list[str]:
-    """A line for each row, then the averages, fitted and not."""
-    lines = [f"{'run':<34} {'measure':<22} {'published':>10} {'predicted':>10} {'error':>8}  fitted"]
+    """A line for each row, then the averages: fitted and not, and of memory."""
+    width = max((len(row.run.name) for row in rows), default=3)
+    lines = [f"{'run':<{width}} {'measure':<22} {'published':>10} {'predicted':>10} {'error':>8}  fitted"]
     for row in rows:
         numbers = f"{row.published:>10.4g} {row.predicted:>10.4g} {row.error:>+8.1%}"
-        lines.append(f"{row.run.name:<34} {row.measure:<22} {numbers}  {'yes' if row.run.fitted else ''}")
-    for title, fitted in (("fitted", True), ("not fitted", False)):
-        chosen = [row for row in rows if row.run.fitted is fitted]
-        if chosen:
-            lines.append(f"mean absolute error, {title:<12} {mean_error(chosen):.1%}")
+        lines.append(f"{row.run.name:<{width}} {row.measure:<22} {numbers}  {'yes' if row.run.fitted else ''}".rstrip())
+    groups = {
+        "fitted": [row for row in rows if row.run.fitted and row.measure != "memory"],
+        "not fitted": [row for row in rows if not row.run.fitted and row.measure != "memory"],
+        "memory": [row for row in rows if row.measure == "memory"],
+    }
+    lines += [f"mean absolute error, {title:<12} {mean_error(group):.1%}" for title, group in groups.items() if group]
     return lines
 
 

@@ -16,8 +16,10 @@ from support.nodejs import needs_node
 
 pytestmark = pytest.mark.slow
 
-CHAPTERS_SO_FAR = ["index", "replicability", "architecture", "dataset"]
-SLUGS = [*CHAPTERS_SO_FAR, "claims", "reproducibility", "api", "how-to-cite", "references"]
+CHAPTERS_SO_FAR = [
+    "index", "replicability", "architecture", "dataset", "parallelism", "training-cost", "moe-tradeoffs",
+]  # fmt: skip
+SLUGS = [*CHAPTERS_SO_FAR, "claims", "validation", "reproducibility", "api", "how-to-cite", "references"]
 
 
 def pages(html: Path) -> list[Path]:

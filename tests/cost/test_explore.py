@@ -301,8 +301,16 @@ def test_a_product_of_lognormals_is_lognormal():
 
 
 def test_bounded_distributions_have_their_means_and_bounds():
-    given = {"u": explore.uniform(2.0, 4.0), "t": explore.triangular(0.0, 1.0, 5.0)}
-    drawn = explore.propagate(lambda u, t: u * t, given, DRAWS).inputs
+    given = {
+        "u": explore.uniform(2.0, 4.0),
+        "t": explore.triangular(0.0, 1.0, 5.0),
+        "l": explore.loguniform(0.1, 10.0),
+    }
+    drawn = explore.propagate(lambda u, t, l: u * t * l, given, DRAWS).inputs  # noqa: E741
+    assert drawn["l"].min() >= 0.1 and drawn["l"].max() <= 10
+    assert np.log(drawn["l"]).mean() == pytest.approx(0, abs=0.03) and np.median(drawn["l"]) == pytest.approx(
+        1, rel=0.05
+    )
     assert 2 <= drawn["u"].min() < 2.01 and 3.99 < drawn["u"].max() <= 4
     assert drawn["t"].min() >= 0 and drawn["t"].max() <= 5
     assert drawn["u"].mean() == pytest.approx(3, abs=0.02) and drawn["t"].mean() == pytest.approx(2, abs=0.03)
@@ -353,6 +361,8 @@ def test_an_output_that_is_nan_says_nothing():
         (explore.lognormal, (0.0, 2.0)),
         (explore.lognormal, (1.0, 0.5)),
         (explore.uniform, (2.0, 1.0)),
+        (explore.loguniform, (0.0, 1.0)),
+        (explore.loguniform, (2.0, 1.0)),
         (explore.triangular, (0.0, 3.0, 2.0)),
         (explore.triangular, (1.0, 1.0, 1.0)),
         (explore.normal, (0.0, np.nan)),

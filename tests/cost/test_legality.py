@@ -22,6 +22,7 @@ def test_the_plan_of_the_article_is_legal():
     [
         ({"data": 209}, "needs 25080 chips; the cluster has 25000"),
         ({"tensor": 5}, "112 heads do not split 5 ways"),
+        ({"tensor": 7}, "7 tensor ways neither divide a node of 8 chips nor fill several"),
         ({"tensor": 11}, "d_ff of 43008 does not split 11 ways"),
         ({"pipeline": 121}, "121 stages are more than 120 layers"),
         ({"chunks": 3}, "3 chunks do not divide the layers of a stage (120 on 15 stages)"),

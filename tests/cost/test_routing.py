@@ -4,7 +4,13 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from anatomy.cost.routing import spread_per_expert, tokens_per_expert
+from anatomy.cost.routing import (
+    experts_touched,
+    fullest_about,
+    fullest_expert,
+    spread_per_expert,
+    tokens_per_expert,
+)
 from hypothesis import given
 
 EXPERTS, TRIALS = 8, 2000
@@ -80,3 +86,53 @@ def test_the_article_batch():
     assert tokens_per_expert(60e6, 16, 2) == 7.5e6
     batched = jax.vmap(lambda k: spread_per_expert(60e6, 16.0, k))(np.array([1.0, 2.0]))
     assert batched[1] == pytest.approx((60e6 * 0.125 * 0.875) ** 0.5)
+
+
+# The experts that some token visits, and the fullest of them.
+
+
+def routed(tokens: int, experts: int, top_k: int, trials: int = 400) -> np.ndarray:
+    """Tokens of each expert, trial by trial."""
+    order = np.random.default_rng(2).random((trials, tokens, experts)).argsort(-1).argsort(-1)
+    return (order < top_k).sum(1)
+
+
+ROUTED = [(8, 16, 2), (64, 16, 2), (8, 64, 2), (64, 128, 2), (1, 8, 3), (200, 4, 1)]
+
+
+@pytest.mark.parametrize("tokens, experts, top_k", ROUTED)
+def test_experts_touched_are_those_that_tokens_visit(tokens, experts, top_k):
+    visited = (routed(tokens, experts, top_k) > 0).sum(1)
+    expected = float(experts_touched(tokens, experts, top_k))
+    assert visited.mean() == pytest.approx(expected, abs=4 * visited.std() / visited.size**0.5 + 0.02)
+
+
+@given(st.integers(1, 5000), st.integers(1, 512), st.data())
+def test_limits_of_experts_touched(tokens, experts, data):
+    top_k = data.draw(st.integers(1, experts))
+    touched = float(experts_touched(tokens, experts, top_k))
+    assert top_k * (1 - 1e-9) <= touched <= min(experts, tokens * top_k) * (1 + 1e-9)
+    assert float(experts_touched(1, experts, top_k)) == pytest.approx(top_k)
+    assert touched <= float(experts_touched(tokens + 1, experts, top_k)) * (1 + 1e-12)
+    assert float(experts_touched(tokens, experts, experts)) == experts
+
+
+@pytest.mark.parametrize("tokens, experts, top_k", [*ROUTED, (1024, 16, 2), (1024, 64, 2)])
+def test_fullest_expert_is_the_one_that_is_counted(tokens, experts, top_k):
+    largest = routed(tokens, experts, top_k, 200).max(1)
+    expected = float(fullest_expert(tokens, experts, top_k))
+    assert largest.mean() == pytest.approx(expected, rel=0.02, abs=4 * largest.std() / largest.size**0.5)
+
+
+@pytest.mark.parametrize("tokens, experts", [(4096, 4), (4096, 16), (4096, 64), (4096, 128), (256, 16)])
+def test_fullest_in_closed_form_is_near(tokens, experts):
+    mean, spread = tokens_per_expert(tokens, experts, 2), spread_per_expert(tokens, experts, 2)
+    about = float(fullest_about(mean, spread, experts))
+    assert about == pytest.approx(float(fullest_expert(tokens, experts, 2)), rel=0.02)
+    assert float(fullest_about(mean, 0.0, experts)) == mean
+
+
+def test_fullest_expert_at_the_ends():
+    assert float(fullest_expert(100, 1, 1)) == pytest.approx(100)  # one expert sees all
+    assert float(fullest_expert(100, 8, 8)) == pytest.approx(100)  # and so do eight of eight
+    assert float(fullest_expert(1, 8, 2)) == pytest.approx(1, rel=0.06)  # of one token, it is rough

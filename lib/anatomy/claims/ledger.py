@@ -1,7 +1,7 @@
 """The ledger: every claim of the article, in its order, and the finding of its check.
 
 `claims.toml` holds the claims as facts. A check is a function marked with `@check("section.name")` in
-the module named after the claim's section; it gets the claim and returns a `Finding`.
+a module named after the claim's section, or beginning with that name; it gets the claim and returns a `Finding`.
 """
 
 import dataclasses
@@ -34,7 +34,15 @@ SECTIONS = {
     "speculative-decoding": "Speculative decoding",
     "vision": "Vision",
 }
-CHECKED = ("intro", "replicability", "architecture", "dataset")  # sections that have a module of checks
+CHECKED = (  # sections that have modules of checks
+    "intro",
+    "replicability",
+    "architecture",
+    "dataset",
+    "parallelism",
+    "training-cost",
+    "moe-tradeoffs",
+)
 
 Check = Callable[["Claim"], "Finding"]
 _CHECKS: dict[str, Check] = {}
@@ -110,8 +118,10 @@ def check(key: str) -> Callable[[Check], Check]:
 
 def checks() -> dict[str, Check]:
     """The check of each claim that has one."""
-    for section in CHECKED:
-        importlib.import_module(f"anatomy.claims.{section.replace('-', '_')}")
+    sections = tuple(section.replace("-", "_") for section in CHECKED)
+    for file in files("anatomy.claims").iterdir():
+        if file.name.startswith(sections) and file.name.endswith(".py"):
+            importlib.import_module(f"anatomy.claims.{file.name.removesuffix('.py')}")
     return _CHECKS
 
 

@@ -27,12 +27,21 @@ def divides(part: Scalar, whole: Scalar) -> Scalar:
     return jnp.mod(whole, part) == 0
 
 
+def sorted_pair(one: Scalar, other: Scalar) -> tuple[Scalar, Scalar]:
+    """The smaller and the larger."""
+    return jnp.minimum(one, other), jnp.maximum(one, other)
+
+
 # What must hold, and what to say where it does not.
 RULES: tuple[tuple[Callable[[Case], Scalar], str], ...] = (
     (lambda c: c.plan.chips <= c.cluster.chips, "needs {plan.chips:g} chips; the cluster has {cluster.chips:g}"),
     (
         lambda c: divides(c.plan.tensor, c.model.attention.heads),
         "{model.attention.heads:g} heads do not split {plan.tensor:g} ways",
+    ),
+    (
+        lambda c: divides(*sorted_pair(c.plan.tensor, c.cluster.node.chips)),
+        "{plan.tensor:g} tensor ways neither divide a node of {cluster.node.chips:g} chips nor fill several",
     ),
     (
         lambda c: divides(c.plan.tensor, c.model.d_ff),

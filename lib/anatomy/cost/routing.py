@@ -4,6 +4,7 @@ Symbols: n tokens, E experts, k of them for each token; p = k / E is the chance 
 """
 
 import jax.numpy as jnp
+from jax.scipy.special import betainc
 
 from anatomy.specs import Scalar
 
@@ -35,3 +36,57 @@ def spread_per_expert(
     """
     p = top_k / experts
     return jnp.sqrt(tokens * p * (1 - p) * (1 + (group - 1) * alike))
+
+
+def experts_touched(tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
+    """Experts that at least one token visits, expected: E (1 - (1 - k / E)^n).
+
+    Exact where each token chooses k distinct experts, every set as likely, independently of the others.
+    """
+    return experts * (1 - (1 - top_k / experts) ** tokens)
+
+
+def fullest_expert(tokens: int, experts: Scalar, top_k: Scalar) -> Scalar:
+    """Tokens that the fullest expert sees, expected, for independent and even choices.
+
+    Each count is binomial with chance p = k / E, and the largest of E independent ones would be M:
+
+        M = sum over j from 0 to n - 1 of 1 - F(j)^E,    F(j) = I_{1-p}(n - j, j + 1)
+
+    They are not independent: they add up to n k, so each pair has the correlation -1 / (E - 1), which sets them
+    further apart by sqrt(E / (E - 1)):    n p + (M - n p) sqrt(E / (E - 1)).
+
+    Args:
+        tokens: n, a Python number, since it is the length of the sum.
+        experts: E.
+        top_k: k.
+
+    Returns:
+        To about 2 % of what is counted, from eight tokens on. F is the binomial distribution, by the
+        incomplete beta function I.
+
+    Source: raab1998balls for balls in bins.
+    """
+    j = jnp.arange(tokens, dtype=float)
+    within = betainc(tokens - j, j + 1, 1 - top_k / experts)
+    mean = tokens_per_expert(tokens, experts, top_k)
+    return mean + (jnp.sum(1 - within**experts) - mean) * _apart(experts)
+
+
+def fullest_about(mean: Scalar, spread: Scalar, experts: Scalar) -> Scalar:
+    """Tokens that the fullest of E experts sees, two or more, if counts are normal: in closed form.
+
+        mean + spread sqrt(E / (E - 1)) (t - (ln ln E + ln 4 pi) / 2t + gamma / t),    t = sqrt(2 ln E)
+
+    It is low where an expert sees a token or fewer.
+
+    Source: the limit of extremes of normal numbers, gamma being Euler's constant; raab1998balls for counts.
+    """
+    t = jnp.sqrt(2 * jnp.log(experts))
+    above = t - (jnp.log(jnp.log(experts)) + jnp.log(4 * jnp.pi)) / (2 * t) + jnp.euler_gamma / t
+    return mean + spread * _apart(experts) * above
+
+
+def _apart(experts: Scalar) -> Scalar:
+    """How much further apart counts lie whose sum is fixed, than independent ones: sqrt(E / (E - 1))."""
+    return jnp.sqrt(experts / jnp.maximum(experts - 1, 1))

@@ -255,18 +255,28 @@ def stage_transfer(model: Architecture, plan: Plan, tokens: Scalar, net: Cluster
     return jnp.where(plan.pipeline > 1, send, 0.0)
 
 
-def exchange_replicas(model: Architecture, plan: Plan, net: Cluster, micro_batches: Scalar) -> Scalar:
-    """Seconds in which replicas sum gradients and, with ZeRO, hand out weights.
+def exchange_passes(plan: Plan, micro_batches: Scalar) -> Scalar:
+    """How often a step gathers weights or scatters gradients among replicas.
 
-    Plain data parallelism and ZeRO 1 scatter the gradients and gather the weights once a step. ZeRO 2
-    keeps no whole gradients, so it scatters those of every micro-batch. ZeRO 3 also gathers the weights
-    for the forward and for the backward pass of every micro-batch. In hybrid sharding that happens inside
-    groups, and the groups sum what they hold once. Experts have data / expert replicas only.
+    Plain data parallelism and ZeRO 1 scatter the gradients and gather the weights once: 2. ZeRO 2 keeps no
+    whole gradients, so it scatters those of every micro-batch: m + 1. ZeRO 3 also gathers the weights for
+    the forward and for the backward pass of each: 3 m.
+
+    Source: rajbhandari2020zero, section 7.
+    """
+    m = micro_batches
+    return jnp.where(plan.zero >= 3, 3 * m, jnp.where(plan.zero >= 2, m + 1, 2.0))
+
+
+def exchange_replicas(model: Architecture, plan: Plan, net: Cluster, micro_batches: Scalar) -> Scalar:
+    """Seconds in which replicas sum gradients and hand out weights.
+
+    In hybrid sharding that happens inside groups, and the groups sum what they hold once. Experts have
+    data / expert replicas only.
 
     Source: rajbhandari2020zero, section 7; zhao2023fsdp for hybrid sharding.
     """
-    m = micro_batches
-    passes = jnp.where(plan.zero >= 3, 3 * m, jnp.where(plan.zero >= 2, m + 1, 2.0))
+    passes = exchange_passes(plan, micro_batches)
 
     def exchange(held: Scalar, replicas: Scalar, neighbours: Scalar) -> Scalar:
         ways = jnp.minimum(plan.zero_replicas, replicas)

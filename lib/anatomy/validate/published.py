@@ -7,30 +7,29 @@ reason, and the others go on.
 import dataclasses
 import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
+from anatomy.cost import legality
 from anatomy.cost.training import Efficiency, Step, efficiency, step
 from anatomy.specs import Architecture, Attention, Cluster, Link, Node, Plan, Recompute, architecture, catalogue
 from anatomy.specs.catalogue import chip
 
-KEYS = {
-    "name", "source", "fitted", "architecture", "chip", "chips", "node", "network", "plan", "sequences", "sequence",
-    "published", "note",
-}  # fmt: skip
+FILES = ("runs", "further")  # that come with the library: those it was built on, and those that it met later
 NEEDED = ("name", "architecture", "chip", "chips", "plan", "sequences", "sequence", "published")
-MEASURES = {
-    "seconds": ("s", lambda made: made.seconds),
-    "tflops": ("TFLOP/s", lambda made: made.mfu * made.peak / made.chips / 1e12),
-    "tflops_with_recompute": ("TFLOP/s", lambda made: made.hfu * made.peak / made.chips / 1e12),
-    "mfu": ("", lambda made: made.mfu),
-    "tokens_per_second": ("tokens/s", lambda made: made.tokens_per_second),
+KEYS = {*NEEDED, "source", "fitted", "node", "network", "note"}
+NEEDED_OF_A_CHIP = {
+    "link_bandwidth": "link to other chips",
+    "flops_16bit": "16-bit peak",
+    "memory": "memory",
+    "memory_bandwidth": "memory bandwidth",
 }
+GIB = 2**30 / 1e9  # an "80 GB" chip holds 80 GiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +42,12 @@ class Run:
     model: Architecture
     plan: Plan
     cluster: Cluster
+    chip: str  # its name in the catalogue
     generation: str
     sequences: float
     sequence: float
     published: dict[str, float]
+    tokens_trained: float = 0.0  # of the whole run, where its hours were published
     note: str = ""
 
     def predict(self, share: Efficiency | None = None) -> Step:
@@ -54,6 +55,73 @@ class Run:
         with jax.enable_x64(True):
             constants = share if share is not None else efficiency(self.generation)
             return step(self.model, self.plan, self.cluster, self.sequences, self.sequence, constants)
+
+    @property
+    def peak(self) -> float:
+        """FLOP/s of all chips, in 16 bits."""
+        return float(self.cluster.chips * self.cluster.node.chip.flops_16bit)
+
+    @property
+    def least_flop(self) -> float:
+        """FLOP of a token that no program gets round: forward and backward, the causal half of the scores."""
+        return float(self.model.flop_per_token((self.sequence + 1) / 2, backward=True).total)
+
+
+class Measure(NamedTuple):
+    """Something that runs publish."""
+
+    unit: str
+    of: Callable[[Step, Run], Any]  # its prediction
+    power: int  # 1 where more of it is faster, -1 where less is, 0 where it says nothing of speed
+    limit: Callable[[Run], float]  # what is beyond it is impossible
+    why: str
+
+
+MEASURES = {
+    "seconds": Measure(
+        "s",
+        lambda made, run: made.seconds,
+        -1,
+        lambda run: run.sequences * run.sequence * run.least_flop / run.peak,
+        "the model's FLOP at the peak of the chips",
+    ),
+    "tflops": Measure(
+        "TFLOP/s",
+        lambda made, run: made.mfu * made.peak / made.chips / 1e12,
+        1,
+        lambda run: run.cluster.node.chip.flops_16bit / 1e12,
+        "the peak of a chip",
+    ),
+    "tflops_with_recompute": Measure(
+        "TFLOP/s",
+        lambda made, run: made.hfu * made.peak / made.chips / 1e12,
+        1,
+        lambda run: run.cluster.node.chip.flops_16bit / 1e12,
+        "the peak of a chip",
+    ),
+    "mfu": Measure("", lambda made, run: made.mfu, 1, lambda run: 1.0, "the peak of the chips"),
+    "tokens_per_second": Measure(
+        "tokens/s",
+        lambda made, run: made.tokens_per_second,
+        1,
+        lambda run: run.peak / run.least_flop,
+        "the peak of the chips over the model's FLOP",
+    ),
+    "gpu_hours": Measure(
+        "h",
+        lambda made, run: run.tokens_trained / made.tokens_per_second * made.chips / 3600,
+        -1,
+        lambda run: run.tokens_trained * run.least_flop / run.peak * float(run.cluster.chips) / 3600,
+        "the model's FLOP at the peak of the chips",
+    ),
+    "memory": Measure(
+        "bytes",
+        lambda made, run: made.memory.total,
+        0,
+        lambda run: run.cluster.node.chip.memory * GIB,
+        "what a chip has",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +136,17 @@ class Row:
     @property
     def unit(self) -> str:
         """Of both numbers."""
-        return MEASURES[self.measure][0]
+        return MEASURES[self.measure].unit
 
     @property
     def error(self) -> float:
         """Predicted over published, less one."""
         return self.predicted / self.published - 1
+
+    @property
+    def speed(self) -> float:
+        """Predicted speed over published speed, whichever way the measure runs; 1 for memory."""
+        return (self.predicted / self.published) ** MEASURES[self.measure].power
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,27 +158,32 @@ class Refused:
 
 
 def read(path: str | Path | None = None) -> tuple[list[Run], list[Refused]]:
-    """The runs of a file, by default those that come with the library, and the rows that were refused.
+    """The runs of a file, and the rows that were refused.
+
+    Args:
+        path: of a file; or `runs`, the default, or `further`, which come with the library.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is not TOML, or has no [[run]].
     """
-    text = (files("anatomy.validate") / "runs.toml" if path is None else Path(path)).read_text("utf-8")
+    own = path is None or path in FILES
+    text = (files("anatomy.validate") / f"{path or 'runs'}.toml" if own else Path(path)).read_text("utf-8")
     try:
         rows = tomllib.loads(text).get("run", [])
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # of TOML, or of numbers too long for Python
         raise ValueError(f"{path} is not TOML: {error}") from error
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{path} has no [[run]]; allowed: one or more")
     runs: list[Run] = []
     refused: list[Refused] = []
     for index, row in enumerate(rows, start=1):
-        name = str(row.get("name", f"row {index}")) if isinstance(row, dict) else f"row {index}"
+        given = row.get("name") if isinstance(row, dict) else None
+        name = given if isinstance(given, str) and given else f"row {index}"
         try:
             with jax.enable_x64(True):
                 runs.append(run_of(row))
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             refused.append(Refused(name, str(error.args[0]) if error.args else repr(error)))
     return runs, refused
 
@@ -119,38 +197,56 @@ def run_of(row: dict[str, Any]) -> Run:
     known("run", row, KEYS)
     if missing := [key for key in NEEDED if key not in row]:
         raise ValueError(f"{', '.join(missing)} missing; a run needs {', '.join(NEEDED)}")
-    sequence, sequences = (above("run", key, row[key]) for key in ("sequence", "sequences"))
+    fitted = row.get("fitted", False)
+    if not isinstance(fitted, bool):
+        raise ValueError(f"run.fitted is {shown(fitted)}; allowed: true, false")
+    sequence, sequences, chips = (above("run", key, row[key], whole=True) for key in ("sequence", "sequences", "chips"))
     model = architecture_of(row["architecture"], sequence)
-    chips = above("run", "chips", row["chips"])
     plan = plan_of(row["plan"], chips)
-    if plan.micro_batches(sequences) < 1:
+    cluster = cluster_of(row, chips)
+    if float(plan.micro_batches(sequences)) % 1:
         raise ValueError(
-            f"run.sequences is {sequences:g}; allowed: at least data x micro_batch ({plan.data * plan.micro_batch:g})"
+            f"run.sequences is {sequences:g}; allowed: a multiple of data x micro_batch "
+            f"({plan.data:g} x {plan.micro_batch:g})"
         )
-    per_stage = math.ceil(model.layers / plan.pipeline)
-    if plan.pipeline > model.layers:
-        raise ValueError(f"plan.pipeline is {plan.pipeline:g}; allowed: at most layers ({model.layers:g})")
-    if plan.chunks > per_stage:
-        raise ValueError(f"plan.chunks is {plan.chunks:g}; allowed: at most the layers of a stage ({per_stage})")
-    if model.attention.heads % plan.tensor:
-        raise ValueError(f"plan.tensor is {plan.tensor:g}; allowed: a divisor of heads ({model.attention.heads:g})")
-    published = row["published"]
-    if not isinstance(published, dict) or not published:
-        raise ValueError(f"run.published is {published!r}; allowed: one or more of {', '.join(MEASURES)}")
-    known("published", published, MEASURES)
-    return Run(
-        name=str(row["name"]),
-        source=str(row.get("source", "")),
-        fitted=bool(row.get("fitted", False)),
+    if problems := legality.problems(model, plan, cluster, sequences):
+        raise ValueError(f"the plan cannot be run: {'; '.join(problems)}")
+    published, tokens_trained = published_of(row["published"])
+    run = Run(
+        name=words("name", row["name"]),
+        source=words("source", row.get("source", "")),
+        fitted=fitted,
         model=model,
         plan=plan,
-        cluster=cluster_of(row, chips),
-        generation=str(catalogue.entry("chips", row["chip"])["generation"]),
+        cluster=cluster,
+        chip=row["chip"],
+        generation=generation_of(row["chip"]),
         sequences=sequences,
         sequence=sequence,
-        published={key: above("published", key, value) for key, value in published.items()},
-        note=str(row.get("note", "")),
+        published=published,
+        tokens_trained=tokens_trained,
+        note=words("note", row.get("note", "")),
     )
+    check_possible(run)
+    return run
+
+
+def check_possible(run: Run) -> None:
+    """Refuse what no chip can do, and what the cost model cannot compute.
+
+    Raises:
+        ValueError: a published number is beyond the limit of its measure, or its prediction is no number above 0.
+    """
+    made = run.predict()
+    for key, value in run.published.items():
+        measure = MEASURES[key]
+        limit, predicted = float(measure.limit(run)), float(measure.of(made, run))
+        if measure.power < 0 and value < limit:
+            raise ValueError(f"published.{key} is {value:g}; allowed: at least {limit:.3g}, {measure.why}")
+        if measure.power >= 0 and value > limit:
+            raise ValueError(f"published.{key} is {value:g}; allowed: at most {limit:.3g}, {measure.why}")
+        if not 0 < predicted < math.inf:
+            raise ValueError(f"{key} of this run comes out as {predicted:g}; allowed: sizes that can be run")
 
 
 def known(owner: str, row: dict[str, Any], allowed: Iterable[str]) -> None:
@@ -161,7 +257,7 @@ def known(owner: str, row: dict[str, Any], allowed: Iterable[str]) -> None:
         TypeError: the row is not a table.
     """
     if not isinstance(row, dict):
-        raise TypeError(f"{owner} is {row!r}; allowed: a table")
+        raise TypeError(f"{owner} is {shown(row)}; allowed: a table")
     for key in row:
         if key not in allowed:
             near = get_close_matches(key, list(allowed), n=1)
@@ -169,15 +265,47 @@ def known(owner: str, row: dict[str, Any], allowed: Iterable[str]) -> None:
             raise ValueError(f"{owner}.{key} is not a field; {hint}")
 
 
-def above(owner: str, key: str, value: Any) -> float:
+def shown(value: Any) -> str:
+    """A value as a message shows it, never long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of more than a few thousand figures
+        return "a number too long to print"
+    return text if len(text) <= 80 else f"{text[:60]}..."
+
+
+def words(key: str, value: Any) -> str:
+    """Free text; a name must not be empty.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, str) or (key == "name" and not value):
+        raise ValueError(f"run.{key} is {shown(value)}; allowed: text")
+    return value
+
+
+def above(owner: str, key: str, value: Any, whole: bool = False) -> float:
     """A number above zero.
 
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ValueError(f"{owner}.{key} is {value!r}; allowed: a number above 0")
+    allowed = f"a {'whole ' if whole else ''}number above 0"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e300 or (whole and value % 1):
+        raise ValueError(f"{owner}.{key} is {shown(value)}; allowed: {allowed}")
     return float(value)
+
+
+def single(owner: str, row: dict[str, Any]) -> None:
+    """Refuse lists and tables where single values belong; the specs check the rest.
+
+    Raises:
+        ValueError: a field is a list or a table.
+    """
+    for key, value in row.items():
+        if isinstance(value, (list, dict)):
+            raise ValueError(f"{owner}.{key} is {shown(value)}; allowed: a single value")
 
 
 def architecture_of(value: Any, sequence: float) -> Architecture:
@@ -185,8 +313,9 @@ def architecture_of(value: Any, sequence: float) -> Architecture:
     if isinstance(value, str):
         return architecture(value)
     inner = {field.name for field in dataclasses.fields(Attention)}
-    outer = {field.name for field in dataclasses.fields(Architecture)} - {"attention"}
+    outer = {field.name for field in dataclasses.fields(Architecture)} - {"attention", "name"}
     known("architecture", value, inner | outer)
+    single("architecture", value)
     given = dict(value)
     if missing := [key for key in ("layers", "d_model", "heads", "vocabulary") if key not in given]:
         raise ValueError(f"architecture.{missing[0]} missing; give layers, d_model, heads and vocabulary, or a name")
@@ -200,31 +329,66 @@ def architecture_of(value: Any, sequence: float) -> Architecture:
 def plan_of(value: Any, chips: float) -> Plan:
     """A plan; `data` is what remains of the chips."""
     known("plan", value, {field.name for field in dataclasses.fields(Plan)} - {"data"})
+    single("plan", value)
     given = dict(value)
-    level = str(given.get("recompute", "none")).upper()
-    if level not in Recompute.__members__:
+    level = given.get("recompute", "none")
+    if not isinstance(level, str) or level.upper() not in Recompute.__members__:
         allowed = ", ".join(name.lower() for name in Recompute.__members__)
-        raise ValueError(f"plan.recompute is {given['recompute']!r}; allowed: {allowed}")
-    given["recompute"] = float(Recompute[level])
+        raise ValueError(f"plan.recompute is {shown(level)}; allowed: {allowed}")
+    given["recompute"] = float(Recompute[level.upper()])
     model_chips = above("plan", "tensor", given.get("tensor", 1)) * above("plan", "pipeline", given.get("pipeline", 1))
     if chips % model_chips:
         raise ValueError(f"run.chips is {chips:g}; allowed: a multiple of tensor x pipeline ({model_chips:g})")
     return Plan(data=chips / model_chips, **given)
 
 
+def generation_of(key: str) -> str:
+    """The generation of a chip that has constants.
+
+    Raises:
+        ValueError: it has none.
+    """
+    generation = catalogue.entry("chips", key).get("generation")
+    if generation not in catalogue.table("efficiency"):
+        allowed = ", ".join(catalogue.table("efficiency"))
+        raise ValueError(f"chip {key!r} is of generation {shown(generation)}; allowed: one with constants ({allowed})")
+    return str(generation)
+
+
 def cluster_of(row: dict[str, Any], chips: float) -> Cluster:
     """The chips of the run, in nodes of the catalogue's size or of the row's own."""
-    entry = catalogue.entry("chips", row["chip"])
-    if "link_bandwidth" not in entry:
-        raise ValueError(f"chip {row['chip']!r} has no link to other chips; allowed: a chip that has one")
-    size = min(above("run", "node", row.get("node", entry.get("node"))), chips)
+    key = row["chip"]
+    if not isinstance(key, str):
+        raise ValueError(f"run.chip is {shown(key)}; allowed: a name of the catalogue")
+    entry = catalogue.entry("chips", key)
+    for name, what in NEEDED_OF_A_CHIP.items():
+        if name not in entry:
+            raise ValueError(f"chip {key!r} has no {what}; allowed: a chip that has one")
+    size = min(above("run", "node", row.get("node", entry.get("node")), whole=True), chips)
     if chips % size:
         raise ValueError(f"run.chips is {chips:g}; allowed: a multiple of the node's chips ({size:g})")
     link = Link(bandwidth=float(entry["link_bandwidth"]))
     network = row.get("network", entry.get("network_bandwidth", entry["link_bandwidth"]))
     outside = Link(bandwidth=above("run", "network", network))
-    node = Node(chip=chip(row["chip"]), chips=size, link=link)
+    node = Node(chip=chip(key), chips=size, link=link)
     return Cluster(node=node, nodes=chips / size, inside=outside, between=outside, segment_nodes=chips / size)
+
+
+def published_of(value: Any) -> tuple[dict[str, float], float]:
+    """What was published, and the tokens of the whole run where its hours were.
+
+    Raises:
+        ValueError, TypeError: nothing was, or something unknown, or hours without tokens or tokens without hours.
+    """
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"run.published is {shown(value)}; allowed: one or more of {', '.join(MEASURES)}")
+    known("published", value, (*MEASURES, "tokens_trained"))
+    numbers = {key: above("published", key, number) for key, number in value.items()}
+    tokens = numbers.pop("tokens_trained", 0.0)
+    if ("gpu_hours" in numbers) != (tokens > 0):
+        there, absent = ("tokens_trained", "gpu_hours") if tokens else ("gpu_hours", "tokens_trained")
+        raise ValueError(f"published.{absent} missing; {there} needs it")
+    return numbers, tokens
 
 
 def compare(runs: Iterable[Run]) -> list[Row]:
@@ -233,19 +397,22 @@ def compare(runs: Iterable[Run]) -> list[Row]:
     for run in runs:
         with jax.enable_x64(True):
             made = run.predict()
-            rows += [Row(run, key, value, float(MEASURES[key][1](made))) for key, value in run.published.items()]
+            rows += [Row(run, key, value, float(MEASURES[key].of(made, run))) for key, value in run.published.items()]
     return rows
 
 
 def mean_error(rows: Iterable[Row]) -> float:
     """Mean absolute relative error, each run counted once: its measures are averaged first.
 
+    Two runs of one name are two runs.
+
     Raises:
         ValueError: there are no rows.
     """
-    by_run: dict[str, list[float]] = {}
+    rows = list(rows)  # as long as they live, a run's id is its own
+    by_run: dict[int, list[float]] = {}
     for row in rows:
-        by_run.setdefault(row.run.name, []).append(abs(row.error))
+        by_run.setdefault(id(row.run), []).append(abs(row.error))
     if not by_run:
         raise ValueError("there are no rows to average")
     return sum(sum(errors) / len(errors) for errors in by_run.values()) / len(by_run)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from jaxtyping import Float
 
 from anatomy.cost.explore.checks import Function, Names, Numbers, check_parameters, expect, largest_first, path_name
 from anatomy.cost.explore.sweeping import CHUNK, evaluate
+
+ONCE = {"xla_backend_optimization_level": 0}  # a program that runs once: half the time to compile
 
 
 def elasticities(function: Function, at: Numbers) -> dict[str, float]:
@@ -38,7 +40,8 @@ def elasticities(function: Function, at: Numbers) -> dict[str, float]:
             expect(leaf.ndim == 0, f"{path_name(path)} has shape {leaf.shape}; allowed: single numbers")
         shape = jax.eval_shape(lambda given: function(**given), inputs)
         expect(getattr(shape, "shape", None) == (), f"the function returns {shape}; allowed: a single number")
-        value, slopes = jax.jit(jax.value_and_grad(lambda given: jnp.asarray(function(**given), float)))(inputs)
+        gradient = jax.value_and_grad(lambda given: jnp.asarray(function(**given), float))
+        value, slopes = jax.jit(gradient, compiler_options=ONCE)(inputs)
         expect(np.isfinite(value) and value != 0, f"the function is {value:g} there; allowed: finite and not 0")
         found = jax.tree.map(lambda x, slope: float(slope * x / value) if x != 0 else 0.0, inputs, slopes)
     return largest_first({path_name(path): number for path, number in jax.tree_util.tree_leaves_with_path(found)})
@@ -67,6 +70,12 @@ def uniform(low: float, high: float) -> Distribution:
     """Anything between low and high alike; ValueError for low above high."""
     expect(low <= high, f"uniform has ({low:g}, {high:g}); allowed: low <= high")
     return Distribution(lambda rng, n: rng.uniform(low, high, n))
+
+
+def loguniform(low: float, high: float) -> Distribution:
+    """Between low and high, every factor alike; ValueError unless 0 < low <= high."""
+    expect(0 < low <= high, f"loguniform has ({low:g}, {high:g}); allowed: 0 < low <= high")
+    return Distribution(lambda rng, n: np.exp(rng.uniform(np.log(low), np.log(high), n)))
 
 
 def triangular(low: float, mode: float, high: float) -> Distribution:
