@@ -44,15 +44,18 @@ def chunked(chunks: float) -> Plan:
     return ARTICLE.replace(chunks=chunks)
 
 
-def article_run(chunks: float = 1.0, **ramp: float) -> Run:
+def article_run(chunks: float = 1.0, purchase: float = 0.0, energy: float = 0.0, **ramp: float) -> Run:
     """The article's run by the cost model, with failures, at its price and with Epoch's power for a chip.
 
     Args:
         chunks: of layers a stage.
+        purchase: dollars for a chip, if it is bought.
+        energy: dollars a kWh, likewise.
         ramp: of the batch, as `training_run` takes it; by default there is none.
     """
     epoch, fabric = record("epoch_gpt4"), machine()
-    prices = Prices(rent=printed("train.price_a100"), watts=epoch["watts"] / epoch["chips"])
+    watts = epoch["watts"] / epoch["chips"]
+    prices = Prices(rent=printed("train.price_a100"), purchase=purchase, watts=watts, energy=energy)
     size = (SEQUENCES, SEQUENCE, efficiency("ampere"), printed("data.tokens"))
     return training_run(architecture("gpt4"), chunked(chunks), fabric, *size, article_failures(), prices, **ramp)
 
