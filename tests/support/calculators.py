@@ -10,6 +10,7 @@ from typing import Any
 import anatomy.site
 import jax
 import jupytext
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from anatomy.site.calculator import Calculator, Slider
@@ -46,6 +47,7 @@ def of_chapter(path: Path) -> list[Recorded]:
         for cell in jupytext.read(path).cells:
             if cell.cell_type == "code":
                 exec(compile(cell.source, f"{path.name}", "exec"), names)
+    plt.close("all")
     return recorded
 
 
