@@ -35,6 +35,8 @@ NAMES = {
     "openai": "OpenAI",
     "nvidia": "NVIDIA",
     "aws": "AWS",
+    "bigscience": "BigScience",
+    "mosaicml": "MosaicML",
     "bytedance": "ByteDance",
     "mlperf": "MLPerf",
 }
