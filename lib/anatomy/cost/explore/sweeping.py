@@ -61,7 +61,7 @@ def sweep(
         inputs = {name: axis.flatten() for name, axis in zip(given, wide, strict=True)}
     else:
         expect(len(set(sizes.values())) == 1, f"points have columns of lengths {sizes}; allowed: equal lengths")
-        strides, inputs = [1] * len(sizes), {name: axis.copy() for name, axis in given.items()}
+        strides, inputs = [1] * len(sizes), {}  # `evaluate` copies them on its way
     return inputs | evaluate(function, given, strides, keep, chunk, progress, taken=list(given))
 
 
@@ -83,12 +83,16 @@ def evaluate(
     progress: bool,
     taken: Names,
 ) -> dict[str, np.ndarray]:
-    """Outputs at each row, of which parameter i has the value axis_i[row // stride_i mod length of axis_i]."""
+    """Outputs at each row, of which parameter i has the value axis_i[row // stride_i mod length of axis_i].
+
+    Outputs must not be named like what is `taken`; of those that are whole columns, copies come back in front.
+    """
     expect(chunk >= 1, f"chunk is {chunk}; allowed: at least 1")
     rows = strides[0] * len(next(iter(axes.values())))
     chunk = min(chunk, rows)
     whole = np.int32 if rows + chunk < 2**31 else np.int64  # divisions by constants, fast in 32 bits
 
+    whole_columns = [name for name, axis in axes.items() if len(axis) == rows]  # handed over part by part
     names: list[str] = []  # JAX sorts the keys of a dict; columns come in the order of the result
 
     def outputs_of(numbers: Numbers) -> Numbers:
@@ -100,25 +104,27 @@ def evaluate(
             expect(name not in taken, f"output {name} is named like a parameter; rename that, or keep other outputs")
         return outputs
 
-    def batch(start: Any, values: Numbers) -> Numbers:
+    def batch(start: Any, values: Numbers, parts: Numbers) -> Numbers:
         row = start + jnp.arange(chunk, dtype=whole)
-        here = {
-            name: jax.lax.dynamic_slice(values[name], (start,), (chunk,))  # as a gather, but ten times faster
-            if len(axis) == rows
-            else values[name][row // whole(stride) % whole(len(axis))]
-            for (name, axis), stride in zip(axes.items(), strides, strict=True)
-        }
-        return jax.vmap(outputs_of)(here)
+        places = {name: row // whole(stride) for name, stride in zip(axes, strides, strict=True)}
+        gathered = {name: value[places[name] % whole(len(value))] for name, value in values.items()}
+        return jax.vmap(outputs_of)(gathered | parts)
+
+    def parts(start: int) -> Numbers:
+        return {name: np.asarray(axes[name][start : start + chunk], float) for name in whole_columns}
 
     with jax.enable_x64(True):
         options = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
-        values = {name: jnp.asarray(axis, float) for name, axis in axes.items()}
-        program = jax.jit(batch, compiler_options=options).lower(whole(0), values).compile()
+        values = {name: jnp.asarray(axis, float) for name, axis in axes.items() if name not in whole_columns}
+        program = jax.jit(batch, compiler_options=options).lower(whole(0), values, parts(0)).compile()
+        copied = {name: np.empty_like(axes[name]) for name in whole_columns if name in taken}
         columns = {name: np.empty(rows, program.out_info[name].dtype) for name in names}
 
     def fill(start: int) -> int:
         with jax.enable_x64(True):  # the setting is a thread's own
-            outputs = program(whole(start), values)
+            outputs = program(whole(start), values, parts(start))
+        for name, column in copied.items():
+            column[start : start + chunk] = axes[name][start : start + chunk]
         for name, output in outputs.items():
             columns[name][start : start + chunk] = output
         return chunk
@@ -130,7 +136,7 @@ def evaluate(
                 bar.update(min(done, rows - bar.n))
     finally:
         pool.shutdown(cancel_futures=True)
-    return columns
+    return copied | columns
 
 
 def _children(tree: Any) -> dict[str, Any] | None:
