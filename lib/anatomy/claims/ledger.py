@@ -116,6 +116,7 @@ def check(key: str) -> Callable[[Check], Check]:
     return mark
 
 
+@cache
 def checks() -> dict[str, Check]:
     """The check of each claim that has one."""
     sections = tuple(section.replace("-", "_") for section in CHECKED)

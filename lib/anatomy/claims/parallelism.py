@@ -381,8 +381,8 @@ def traffic(plan: Plan) -> float:
     """
     held = float(2 * parameters_per_chip(architecture("gpt4"), plan))
     passes = training.exchange_passes(plan, plan.micro_batches(SEQUENCES))
-    ways, groups = plan.zero_replicas, plan.data / plan.zero_replicas
-    return float(passes * held * (1 - 1 / ways) + 2 * held / ways * (1 - 1 / groups))
+    ways = plan.zero_group(plan.data)
+    return float(passes * held * (1 - 1 / ways) + 2 * held / ways * (1 - ways / plan.data))
 
 
 def weak(share: float) -> Cluster:

@@ -27,9 +27,9 @@ def divides(part: Scalar, whole: Scalar) -> Scalar:
     return jnp.mod(whole, part) == 0
 
 
-def sorted_pair(one: Scalar, other: Scalar) -> tuple[Scalar, Scalar]:
-    """The smaller and the larger."""
-    return jnp.minimum(one, other), jnp.maximum(one, other)
+def nests(one: Scalar, other: Scalar) -> Scalar:
+    """Whether the larger is a multiple of the smaller."""
+    return divides(jnp.minimum(one, other), jnp.maximum(one, other))
 
 
 # What must hold, and what to say where it does not.
@@ -40,7 +40,7 @@ RULES: tuple[tuple[Callable[[Case], Scalar], str], ...] = (
         "{model.attention.heads:g} heads do not split {plan.tensor:g} ways",
     ),
     (
-        lambda c: divides(*sorted_pair(c.plan.tensor, c.cluster.node.chips)),
+        lambda c: nests(c.plan.tensor, c.cluster.node.chips),
         "{plan.tensor:g} tensor ways neither divide a node of {cluster.node.chips:g} chips nor fill several",
     ),
     (

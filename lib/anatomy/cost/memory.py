@@ -62,9 +62,10 @@ def state_parameters(model: Architecture, plan: Plan, stage: int) -> Scalar:
     Source: rajbhandari2020zero, section 5.
     """
     shared, experts = held_parameters(model, plan)
-    split, ways = plan.zero >= stage, plan.zero_replicas
-    of_experts = jnp.minimum(plan.expert_replicas, ways)
-    return shared / jnp.where(split, ways, 1.0) + experts / jnp.where(split, of_experts, 1.0)
+    ways, of_experts = (
+        jnp.where(plan.zero >= stage, plan.zero_group(replicas), 1.0) for replicas in (plan.data, plan.expert_replicas)
+    )
+    return shared / ways + experts / of_experts
 
 
 def activation_bytes(model: Architecture, plan: Plan, sequence: Scalar) -> tuple[Scalar, Scalar]:

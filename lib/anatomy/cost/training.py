@@ -279,7 +279,7 @@ def exchange_replicas(model: Architecture, plan: Plan, net: Cluster, micro_batch
     passes = exchange_passes(plan, micro_batches)
 
     def exchange(held: Scalar, replicas: Scalar, neighbours: Scalar) -> Scalar:
-        ways = jnp.minimum(plan.zero_replicas, replicas)
+        ways = plan.zero_group(replicas)
         group = collectives.replica_exchange(GRADIENT * held, ways, neighbours, net, passes)
         return group + collectives.replica_exchange(GRADIENT * held / ways, replicas / ways, neighbours * ways, net)
 

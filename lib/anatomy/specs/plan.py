@@ -80,10 +80,9 @@ class Plan:
         """Ways in which norms, dropouts and the inputs of layers are split: t with sequence parallelism, or 1."""
         return jnp.where(jnp.asarray(self.sequence_parallel) > 0, self.tensor, 1.0)
 
-    @property
-    def zero_replicas(self) -> Scalar:
-        """Replicas that share a ZeRO split: all of them, or a hybrid group."""
-        return jnp.where(jnp.asarray(self.zero_ways) > 0, jnp.minimum(self.zero_ways, self.data), self.data)
+    def zero_group(self, replicas: Scalar) -> Scalar:
+        """Replicas, of so many, that share a ZeRO split: all of them, or a hybrid group."""
+        return jnp.where(jnp.asarray(self.zero_ways) > 0, jnp.minimum(self.zero_ways, replicas), replicas)
 
     @property
     def expert_replicas(self) -> Scalar:

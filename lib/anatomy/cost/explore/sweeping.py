@@ -15,9 +15,8 @@ from tqdm import tqdm
 from anatomy.cost.explore.checks import Function, Names, Numbers, check_parameters, expect
 
 # Rows of one call of the compiled program: few enough for intermediate results to stay in the caches. A Python
-# thread a core, each with a program that keeps to its core, uses two cores best: of 1e7 rows of a simple function
-# 47 million a second (a whole training step: 33), where XLA's own threads do 33 (34), and half as many when
-# another process needs a core too. With chunks of a million rows it is 25 (11) either way.
+# thread a core, each with a program that keeps to its core, uses the cores better than XLA's own threads do,
+# above all where another process needs one too.
 CHUNK = 65_536
 
 
