@@ -79,3 +79,17 @@ def test_a_faster_network_is_never_slower(replicas, neighbours, factor):
     slow = replica_exchange(1e9, float(replicas), float(neighbours), cluster(64, 8))
     fast = replica_exchange(1e9, float(replicas), float(neighbours), cluster(64, 8, inside=25e9 * factor))
     assert float(fast) <= float(slow) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: all_reduce(-1.0, 8, 1e9), "collectives.size is -1; allowed: a number at least 0"),
+        (lambda: all_gather(1e9, 0, 1e9), "collectives.chips is 0; allowed: a number at least 1"),
+        (lambda: all_to_all(1e9, 8, 0.0), "collectives.bandwidth is 0; allowed: a number above 0"),
+        (lambda: point_to_point(1e9, 1e9, -1.0), "collectives.latency is -1; allowed: a number at least 0"),
+    ],
+)
+def test_absurd_input_is_an_error_that_names_it(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

@@ -31,6 +31,8 @@ def test_the_plan_of_the_article_is_legal():
         ({"data": 3, "expert": 3}, "16 experts do not split 3 ways"),
         ({"data": 48, "expert": 24}, "16 experts do not split 24 ways"),
         ({"data": 208, "micro_batch": 64}, "7324.22 sequences are fewer than 208 replicas with 64 each"),
+        ({"zero_ways": 9}, "groups of 9 for ZeRO do not divide 208 replicas"),
+        ({"gpipe": 1, "chunks": 2}, "2 chunks are for 1F1B; GPipe has one"),
         ({"zero_ways": 300}, "ZeRO splits over 300 replicas; there are 208"),
     ],
 )

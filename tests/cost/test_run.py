@@ -1,6 +1,7 @@
 """A run as a whole: the identity that ties FLOP, chips, time and utilisation together."""
 
 import dataclasses
+import re
 
 import hypothesis.strategies as st
 import jax
@@ -44,6 +45,7 @@ def test_chips_at_work_for_that_long_do_the_flop(flop, n, peak, share):
 
 @given(flops, chips, peaks, shares, st.floats(1.01, 10))
 def test_more_work_takes_longer_and_more_of_all_else_is_faster(flop, n, peak, share, factor):
+    share = share / factor  # a better one is still at most 1
     days = training_days(flop, n, peak, share)
     assert training_days(factor * flop, n, peak, share) > days
     assert training_days(flop, factor * n, peak, share) < days
@@ -125,6 +127,45 @@ def test_a_ramp_is_the_sum_of_its_steps():
     made = run(NEVER, tokens=ramp, ramp_tokens=ramp, ramp_start=start)
     assert float(made.seconds) == pytest.approx(seconds, rel=1e-2)
     assert float(made.seconds) > float(run(NEVER, tokens=ramp).seconds)
+
+
+def test_interleaved_stages_are_never_ramped_below_a_micro_batch_each():
+    plan = PLAN.replace(chunks=2)
+    least = float(plan.data * plan.micro_batch * plan.pipeline)
+    low, at = (
+        training_run(GPT3, plan, CLUSTER, *SIZE, TOKENS, NEVER, PRICES, ramp_tokens=6e9, ramp_start=start)
+        for start in (1.0, least)
+    )
+    assert plan.pipeline > 1 and float(low.steps) == float(at.steps)
+
+
+def test_a_plan_that_cannot_be_run_or_does_not_fit_is_marked():
+    assert bool(run().legal) and bool(run().fits)
+    wrong = PLAN.replace(pipeline=97.0, data=1.0)
+    made = training_run(GPT3, wrong, CLUSTER, *SIZE, TOKENS, NEVER, PRICES)
+    assert not bool(made.legal)
+    large = training_run(GPT3, Plan(data=8.0), CLUSTER, *SIZE, TOKENS, NEVER, PRICES)
+    assert bool(large.legal) and not bool(large.fits)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: training_days(1e24, 1000, 3e14, 5.0), "training_days.utilisation is 5; allowed: a number above 0"),
+        (lambda: training_days(1e24, 1000, 3e14, -1.0), "training_days.utilisation is -1"),
+        (lambda: training_days(1e24, 0, 3e14, 0.4), "training_days.chips is 0; allowed: a number above 0"),
+        (lambda: training_flop(-10, 1e12), "training_flop.parameters is -10; allowed: a number at least 0"),
+        (lambda: rented_dollars(-10, 90, 1.0), "rented_dollars.chips is -10; allowed: a number at least 0"),
+        (lambda: utilisation(1e24, 1000, 3e14, 0), "utilisation.days is 0"),
+        (lambda: ramp_steps(1e9, 100.0, 10.0, 2048.0), "ramp_steps.end is 10; allowed: at least start (100)"),
+        (lambda: ramp_steps(1e9, 0.0, 10.0, 2048.0), "ramp_steps.start is 0; allowed: a number above 0"),
+        (lambda: run(tokens=0.0), "training_run.tokens is 0; allowed: a number above 0"),
+        (lambda: run(ramp_tokens=-1.0), "training_run.ramp_tokens is -1"),
+    ],
+)
+def test_absurd_input_is_an_error_that_names_it(call, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        call()
 
 
 @given(st.floats(1, 1e4), st.floats(1, 1e4), st.floats(1, 1e12))

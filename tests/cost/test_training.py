@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import hypothesis.strategies as st
 import jax
@@ -129,11 +130,31 @@ def test_choices_pull_the_way_they_should():
     assert seconds(ARTICLE.replace(chunks=4)) < seconds()  # a smaller bubble
     assert seconds(ARTICLE.replace(recompute=Recompute.SELECTIVE)) < seconds()
     assert seconds(ARTICLE.replace(sequence_parallel=False)) > seconds()
-    hidden = step(GPT4, ARTICLE.replace(overlap=1), CLUSTER, *ASKED, SHARE)
-    assert float(hidden.replicas) == 0.0
+    assert seconds(ARTICLE.replace(overlap=1)) < seconds()
+    assert seconds(ARTICLE.replace(overlap_layers=1)) < seconds()
     assert seconds(imbalance=1.5) > seconds()
     uneven = specs.cluster("a100_sxm_40gb", 3125, 125, between=0.1)
     assert seconds(cluster=uneven) > seconds()
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"sequences": 0.0}, "step.sequences is 0; allowed: a number above 0"),
+        ({"sequence": -1.0}, "step.sequence is -1; allowed: a number above 0"),
+        ({"imbalance": 0.5}, "step.imbalance is 0.5; allowed: a number at least 1"),
+    ],
+)
+def test_absurd_input_is_an_error_that_names_it(wrong, words):
+    asked = {"sequences": ASKED[0], "sequence": ASKED[1]} | wrong
+    with pytest.raises(ValueError, match=re.escape(words)):
+        step(GPT4, ARTICLE, CLUSTER, share=SHARE, **asked)
+
+
+def test_a_plan_that_cannot_be_run_is_marked():
+    assert bool(step(GPT4, ARTICLE, CLUSTER, *ASKED, SHARE).legal)
+    assert not bool(step(GPT4, ARTICLE.replace(tensor=5.0), CLUSTER, *ASKED, SHARE).legal)
+    assert not bool(step(GPT4, ARTICLE, CLUSTER, 10.0, ASKED[1], SHARE).legal)
 
 
 def test_full_recompute_costs_a_third():

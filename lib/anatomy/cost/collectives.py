@@ -9,10 +9,18 @@ Source: thakur2005collectives; patarasuk2009ring for all-reduce.
 import jax.numpy as jnp
 
 from anatomy.specs import Cluster, Scalar
+from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, check_arguments
 
 
 def all_gather(size: Scalar, chips: Scalar, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
-    """Seconds until each of n chips has all B bytes, of which it had B / n: (n - 1) (B / (n W) + a)."""
+    """Seconds until each of n chips has all B bytes, of which it had B / n: (n - 1) (B / (n W) + a).
+
+    Raises:
+        TypeError, ValueError: size or latency is below 0, chips below 1, or bandwidth not above 0; so do the others.
+    """
+    check_arguments("collectives", AT_LEAST_ZERO, size=size, latency=latency)
+    check_arguments("collectives", AT_LEAST_ONE, chips=chips)
+    check_arguments("collectives", ABOVE_ZERO, bandwidth=bandwidth)
     return (chips - 1) * (size / (chips * bandwidth) + latency)
 
 
@@ -33,6 +41,8 @@ def all_to_all(size: Scalar, chips: Scalar, bandwidth: Scalar, latency: Scalar =
 
 def point_to_point(size: Scalar, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
     """Seconds to send B bytes to one neighbour: B / W + a."""
+    check_arguments("collectives", AT_LEAST_ZERO, size=size, latency=latency)
+    check_arguments("collectives", ABOVE_ZERO, bandwidth=bandwidth)
     return size / bandwidth + latency
 
 

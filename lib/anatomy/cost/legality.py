@@ -4,6 +4,7 @@ One table of rules serves both uses: `legal` is a value, so that a sweep over mi
 `problems` says in words what is wrong with one.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -76,8 +77,16 @@ RULES: tuple[tuple[Callable[[Case], Scalar], str], ...] = (
         "{sequences:g} sequences are fewer than {plan.data:g} replicas with {plan.micro_batch:g} each",
     ),
     (
+        lambda c: (c.plan.zero_ways == 0) | (c.plan.zero_ways > c.plan.data) | divides(c.plan.zero_ways, c.plan.data),
+        "groups of {plan.zero_ways:g} for ZeRO do not divide {plan.data:g} replicas",
+    ),
+    (
         lambda c: c.plan.zero_ways <= c.plan.data,
         "ZeRO splits over {plan.zero_ways:g} replicas; there are {plan.data:g}",
+    ),
+    (
+        lambda c: (c.plan.gpipe == 0) | (c.plan.chunks == 1),
+        "{plan.chunks:g} chunks are for 1F1B; GPipe has one",
     ),
 )
 
@@ -85,7 +94,7 @@ RULES: tuple[tuple[Callable[[Case], Scalar], str], ...] = (
 def legal(model: Architecture, plan: Plan, cluster: Cluster, sequences: Scalar) -> Bool[Array, ""]:
     """Whether the plan can be run, memory aside (`Step.fits` says that)."""
     case = Case(model, plan, cluster, sequences)
-    return jnp.all(jnp.stack([jnp.asarray(rule(case)) for rule, _ in RULES]))
+    return functools.reduce(jnp.logical_and, (rule(case) for rule, _ in RULES))
 
 
 def problems(model: Architecture, plan: Plan, cluster: Cluster, sequences: Scalar) -> list[str]:

@@ -6,12 +6,24 @@ Symbols: N parameters that a token uses, D tokens, C = FLOP, n chips of peak rat
 
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from anatomy.cost.reliability import Failures, best_interval, lost
 from anatomy.cost.training import Efficiency, step
 from anatomy.specs import Architecture, Cluster, Plan, Scalar
-from anatomy.specs.base import number, spec
+from anatomy.specs.base import (
+    ABOVE_ZERO,
+    AT_LEAST_ZERO,
+    SHARE,
+    check_arguments,
+    number,
+    refuse_where,
+    shown,
+    spec,
+    switch,
+)
 from anatomy.specs.units import DAY, HOUR, YEAR
 
 SMALL = 1e-6  # a ramp that grows by less is none
@@ -23,8 +35,12 @@ def training_flop(parameters: Scalar, tokens: Scalar) -> Scalar:
     Attention scores are left out; at d_model above 10,000 and a context of 8k they add a few per cent
     (`Architecture.flop_per_token` counts them).
 
+    Raises:
+        TypeError, ValueError: an argument is below 0.
+
     Source: kaplan2020scaling, section 2.1.
     """
+    check_arguments("training_flop", AT_LEAST_ZERO, parameters=parameters, tokens=tokens)
     return 6.0 * parameters * tokens
 
 
@@ -35,21 +51,39 @@ def training_days(flop: Scalar, chips: Scalar, peak: Scalar, utilisation: Scalar
         flop: C, of the whole run.
         chips: n.
         peak: P, FLOP/s of one chip.
-        utilisation: u, between 0 and 1.
+        utilisation: u, above 0, at most 1.
+
+    Raises:
+        TypeError, ValueError: an argument is outside of what it can be.
     """
+    check_arguments("training_days", AT_LEAST_ZERO, flop=flop)
+    check_arguments("training_days", ABOVE_ZERO, chips=chips, peak=peak)
+    check_arguments("training_days", SHARE, utilisation=utilisation)
     return flop / (chips * peak * utilisation) / DAY
 
 
 def utilisation(flop: Scalar, chips: Scalar, peak: Scalar, days: Scalar) -> Scalar:
     """Share of peak that a run of so many days reached: C / (n P t).
 
+    More than 1 says that the numbers cannot belong together.
+
+    Raises:
+        TypeError, ValueError: flop is below 0, or another argument not above it.
+
     Source: chowdhery2023palm, appendix B, where it is named model FLOPs utilisation.
     """
+    check_arguments("utilisation", AT_LEAST_ZERO, flop=flop)
+    check_arguments("utilisation", ABOVE_ZERO, chips=chips, peak=peak, days=days)
     return flop / (chips * peak * days * DAY)
 
 
 def rented_dollars(chips: Scalar, days: Scalar, dollars_per_hour: Scalar) -> Scalar:
-    """Rent of n chips for so many days at a price for each chip and hour."""
+    """Rent of n chips for so many days at a price for each chip and hour.
+
+    Raises:
+        TypeError, ValueError: an argument is below 0.
+    """
+    check_arguments("rented_dollars", AT_LEAST_ZERO, chips=chips, days=days, dollars_per_hour=dollars_per_hour)
     return chips * days * 24.0 * dollars_per_hour
 
 
@@ -79,6 +113,8 @@ class Run:
     peak: Scalar = number("FLOP/s", doc="of all chips")
     chips: Scalar = number("chips")
     prices: Prices
+    legal: Scalar = switch(default=True, doc="whether the plan can be run, memory aside")
+    fits: Scalar = switch(default=True, doc="whether its memory suffices")
 
     @property
     def seconds(self) -> Scalar:
@@ -138,9 +174,16 @@ def ramp_steps(tokens: Scalar, start: Scalar, end: Scalar, sequence: Scalar) -> 
         end: B1, sequences; at least B0.
         sequence: s.
 
+    Raises:
+        TypeError, ValueError: an argument is outside of what it can be.
+
     Source: brown2020gpt3, table 2.1 and appendix B, whose batch grows linearly over the first tokens.
     """
+    check_arguments("ramp_steps", AT_LEAST_ZERO, tokens=tokens)
+    check_arguments("ramp_steps", ABOVE_ZERO, start=start, end=end, sequence=sequence)
     growth = end / start - 1
+    if not isinstance(growth, jax.core.Tracer):
+        refuse_where(np.asarray(growth) < 0, "ramp_steps.end", end, f"at least start ({shown(start)})")
     grows = jnp.where(growth > SMALL, growth, 1.0)
     return tokens / (sequence * start) * jnp.where(growth > SMALL, jnp.log1p(grows) / grows, 1.0)
 
@@ -163,7 +206,7 @@ def training_run(
 
     Seconds of a step are affine in the batch: work in proportion, and bubble, exchange and update once a step. So
     the time of a run is that of its sequences, plus what comes once, times its steps. Early batches are smaller
-    and the steps more.
+    and the steps more. A plan that cannot be run, or does not fit, has a cost all the same and is marked.
 
     Args:
         model: what is trained.
@@ -176,15 +219,22 @@ def training_run(
         failures: of a node; any that fails stops the run.
         prices: of a chip.
         ramp_tokens: over which the batch grows, out of D; 0 for none.
-        ramp_start: batch at the start, in sequences; at least a micro-batch for each replica is used.
+        ramp_start: batch at the start, in sequences. At least a micro-batch for each replica is used; with
+            interleaved chunks one for each of its stages.
         imbalance: tokens of the fullest expert over the mean.
+
+    Raises:
+        TypeError, ValueError: an argument is outside of what it can be.
 
     Source: `training.step` and `reliability.lost` for the parts.
     """
+    check_arguments("training_run", ABOVE_ZERO, tokens=tokens, ramp_start=ramp_start)
+    check_arguments("training_run", AT_LEAST_ZERO, ramp_tokens=ramp_tokens)
     one, two = (step(model, plan, cluster, sequences * by, sequence, share, imbalance) for by in (1.0, 2.0))
     for_sequences = (two.seconds - one.seconds) / sequences  # of each
     once = one.seconds - for_sequences * sequences
-    start = jnp.clip(ramp_start, plan.data * plan.micro_batch, sequences)
+    least = plan.data * plan.micro_batch * jnp.where(plan.chunks > 1, plan.pipeline, 1.0)  # as `legality` asks
+    start = jnp.minimum(jnp.maximum(ramp_start, least), sequences)
     ramp = jnp.minimum(ramp_tokens, tokens)
     steps = ramp_steps(ramp, start, sequences, sequence) + (tokens - ramp) / (sequences * sequence)
     training = tokens / sequence * for_sequences + steps * once
@@ -200,4 +250,6 @@ def training_run(
         peak=one.peak,
         chips=plan.chips,
         prices=prices,
+        legal=one.legal,
+        fits=one.fits,
     )

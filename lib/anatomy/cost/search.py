@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from anatomy.cost import explore
-from anatomy.cost.legality import legal
 from anatomy.cost.training import Efficiency, step
 from anatomy.specs import Architecture, Cluster, Plan, Recompute, Scalar
 
@@ -33,6 +32,11 @@ class Found(NamedTuple):
     memory: Float[np.ndarray, "plans"]
     mfu: Float[np.ndarray, "plans"]
     fits: Bool[np.ndarray, "plans"]
+
+    @property
+    def chips(self) -> Float[np.ndarray, "plans"]:
+        """Chips that each plan uses."""
+        return self.plans["tensor"] * self.plans["pipeline"] * self.plans["data"]
 
     def plan(self, index: int, like: Plan) -> Plan:
         """One row as a plan; what was not searched is as in `like`."""
@@ -114,7 +118,7 @@ def search(
             "memory": made.memory.total,
             "mfu": made.mfu,
             "fits": made.fits,
-            "legal": legal(model, plan, cluster, sequences),
+            "legal": made.legal,
         }
 
     points = every_plan(model, cluster, sequences) if plans is None else plans

@@ -10,6 +10,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from anatomy.cost import collectives
+from anatomy.cost.legality import legal
 from anatomy.cost.memory import (
     GRADIENT,
     Memory,
@@ -20,7 +21,7 @@ from anatomy.cost.memory import (
 )
 from anatomy.cost.pipeline import bubble
 from anatomy.specs import Architecture, Cluster, Link, Plan, Recompute, Scalar, catalogue
-from anatomy.specs.base import number, spec
+from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, check_arguments, number, spec, switch
 
 VALUE = 2.0  # bytes of an activation
 
@@ -46,9 +47,9 @@ class Step:
     scores: Scalar = number("s", doc="attention scores and the sum of values")
     memory_bound: Scalar = number("s", doc="norms, activations, dropouts, softmax")
     recompute: Scalar = number("s", doc="whatever is computed a second time")
-    tensor: Scalar = number("s", doc="all-reduces of tensor parallelism")
-    expert: Scalar = number("s", doc="all-to-alls of expert parallelism")
-    stages: Scalar = number("s", doc="transfers between stages")
+    tensor: Scalar = number("s", doc="all-reduces of tensor parallelism, not hidden")
+    expert: Scalar = number("s", doc="all-to-alls of expert parallelism, not hidden")
+    stages: Scalar = number("s", doc="transfers between stages, not hidden")
     bubble: Scalar = number("s", doc="waiting for other stages")
     replicas: Scalar = number("s", doc="exchange of gradients and weights between replicas, not hidden")
     optimizer: Scalar = number("s", doc="update of the weights")
@@ -59,6 +60,7 @@ class Step:
     tokens: Scalar = number("tokens", doc="of the step")
     memory: Memory
     memory_limit: Scalar = number("bytes", doc="capacity of a chip")
+    legal: Scalar = switch(default=True, doc="whether the plan can be run, memory aside (`legality.problems` says why)")
 
     @property
     def seconds(self) -> Scalar:
@@ -135,11 +137,12 @@ def step(
     A stage computes its layers for each micro-batch, forward and backward, and what it recomputes; waits
     (p - 1) / v micro-batches for its neighbours; then replicas exchange gradients and the optimizer
     updates the weights. The fullest stage, with the output table on top, sets the pace. Micro-batches
-    need not be a whole number: a batch is rounded to what the replicas take.
+    need not be a whole number: a batch is rounded to what the replicas take. A plan that cannot be run has a
+    time all the same, so that sweeps go on, and is marked: `legal` is false.
 
     Args:
         model: what is trained.
-        plan: how it is laid out; `plan.overlap` says what share of the exchange compute hides.
+        plan: how it is laid out; its overlaps say what share of the traffic is hidden, as far as compute lasts.
         cluster: on what; its chips beyond the plan's idle.
         sequences: of a step, over all replicas.
         sequence: s, tokens of one.
@@ -149,8 +152,13 @@ def step(
     Returns:
         Seconds by part, FLOP, and memory.
 
+    Raises:
+        TypeError, ValueError: sequences or sequence is not above 0, or imbalance is below 1.
+
     Source: narayanan2021megatron, korthikanti2023reducing; each part names its own.
     """
+    check_arguments("step", ABOVE_ZERO, sequences=sequences, sequence=sequence)
+    check_arguments("step", AT_LEAST_ONE, imbalance=imbalance)
     net = derate(cluster, share)
     chip = cluster.node.chip
     peak, bandwidth = chip.flops_16bit, chip.memory_bandwidth * share.memory
@@ -178,15 +186,20 @@ def step(
         "scores": 3 * layers * scores,
         "memory_bound": 3 * layers * (traffic + score_traffic),
         "recompute": layers * again,
+    }
+    talk = {
         "tensor": (4 + 2 * full) * layers * reduce,
         "expert": (4 + 2 * full) * layers * send,
         "stages": 2 * plan.chunks * stage_transfer(model, plan, tokens, net),
     }
-    one = sum(work.values())  # seconds of a stage for one micro-batch
+    compute = sum(work.values())  # seconds of a stage for one micro-batch
+    shown = exposed(sum(talk.values()), plan.overlap_layers, compute)
+    one = work | {name: shown * seconds for name, seconds in talk.items()}
+    exchange = exchange_replicas(model, plan, net, micro_batches)
     return Step(
-        **{name: micro_batches * seconds for name, seconds in work.items()},
-        bubble=bubble(p, plan.chunks) * one,
-        replicas=exchange_replicas(model, plan, net, micro_batches) * (1 - plan.overlap),
+        **{name: micro_batches * seconds for name, seconds in one.items()},
+        bubble=bubble(p, plan.chunks) * sum(one.values()),
+        replicas=exchange * exposed(exchange, plan.overlap, compute * exchange_window(plan, micro_batches)),
         optimizer=optimizer_seconds(model, plan, bandwidth),
         model_flop=sequences * sequence * model.flop_per_token(sequence, backward=True).total,
         hardware_flop=hardware_flop(model, plan, sequences, sequence),
@@ -195,7 +208,13 @@ def step(
         tokens=sequences * sequence,
         memory=memory(model, plan, sequences, sequence),
         memory_limit=chip.memory,
+        legal=legal(model, plan, cluster, sequences),
     )
+
+
+def exposed(traffic: Scalar, overlap: Scalar, compute: Scalar) -> Scalar:
+    """Share of the seconds of traffic that compute does not hide: it hides what is wanted, and no more than it has."""
+    return 1 - jnp.minimum(overlap, compute / jnp.maximum(traffic, 1e-30))
 
 
 def layer_products(
@@ -266,6 +285,19 @@ def exchange_passes(plan: Plan, micro_batches: Scalar) -> Scalar:
     """
     m = micro_batches
     return jnp.where(plan.zero >= 3, 3 * m, jnp.where(plan.zero >= 2, m + 1, 2.0))
+
+
+def exchange_window(plan: Plan, micro_batches: Scalar) -> Scalar:
+    """Micro-batches of compute behind which the exchange between replicas can be hidden.
+
+    Gradients are complete in the last backward pass, and weights are wanted in the first forward pass: together
+    one micro-batch. With v chunks, those of all chunks but one wait for the passes of the p micro-batches that
+    go through the others: 1 + (p - 1) (v - 1) / v. From ZeRO 2 on the exchange goes on in every micro-batch.
+
+    Source: jiang2024megascale, section 3.2, for chunks; rajbhandari2020zero, section 7.
+    """
+    once = 1 + (plan.pipeline - 1) * (plan.chunks - 1) / plan.chunks
+    return jnp.where(plan.zero >= 2, micro_batches, jnp.minimum(once, micro_batches))
 
 
 def exchange_replicas(model: Architecture, plan: Plan, net: Cluster, micro_batches: Scalar) -> Scalar:

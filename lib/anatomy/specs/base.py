@@ -39,12 +39,28 @@ def number(
         default: as in `dataclasses.field`.
         doc: what the number is.
     """
+    limits = between(low, high, above=above, whole=whole, unit=unit)
+    return dataclasses.field(default=default, metadata={"unit": unit, "doc": doc, "limits": limits})
+
+
+def between(
+    low: float = 0.0, high: float = np.inf, *, above: float | None = None, whole: bool = False, unit: str = ""
+) -> dict[str, Any]:
+    """What a number may be, and how that is said."""
     low_text = f"above {above:g}" if above is not None else f"at least {low:g}"
     allowed = f"a {'whole ' if whole else ''}number {low_text}"
     if np.isfinite(high):
         allowed += f" and at most {high:g}"
-    limits = {"low": low, "high": high, "above": above, "whole": whole, "allowed": f"{allowed} ({unit})"}
-    return dataclasses.field(default=default, metadata={"unit": unit, "doc": doc, "limits": limits})
+    allowed += f" ({unit})" if unit else ""
+    return {"low": low, "high": high, "above": above, "whole": whole, "allowed": allowed}
+
+
+ABOVE_ZERO, AT_LEAST_ZERO, AT_LEAST_ONE, SHARE = (
+    between(above=0.0),
+    between(),
+    between(1.0),
+    between(0.0, 1.0, above=0.0),
+)
 
 
 def switch(*, default: bool, doc: str = "") -> Any:
@@ -76,6 +92,16 @@ def check_number(owner: str, name: str, value: Any, limits: dict[str, Any]) -> N
     if limits["whole"]:
         wrong |= ~np.isfinite(numbers) | (numbers != np.floor(numbers))
     refuse_where(wrong, f"{owner}.{name}", numbers, limits["allowed"])
+
+
+def check_arguments(owner: str, limits: dict[str, Any], **values: Any) -> None:
+    """Refuse arguments of a function that are outside these limits; traced ones pass.
+
+    Raises:
+        TypeError, ValueError: as `check_number`.
+    """
+    for name, value in values.items():
+        check_number(owner, name, value, limits)
 
 
 def refuse_where(wrong: Any, name: str, value: Any, allowed: str) -> None:

@@ -42,7 +42,10 @@ class Plan:
     sequence_parallel: Scalar = switch(default=False, doc="norms and dropouts are split by tokens")
     gpipe: Scalar = switch(default=False, doc="all forwards before all backwards, instead of 1F1B")
     fused_attention: Scalar = switch(default=False, doc="scores stay on the chip and the causal half is skipped")
-    overlap: Scalar = number("1", high=1, default=0.0, doc="share of the exchange between replicas that compute hides")
+    overlap: Scalar = number("1", high=1, default=0.0, doc="share of the exchange between replicas to hide in compute")
+    overlap_layers: Scalar = number(
+        "1", high=1, default=0.0, doc="share of the traffic of tensor ways, experts and stages to hide in compute"
+    )
 
     def check(self) -> None:
         """Refuse expert ways that the replicas cannot hold; they come on top of tensor ways.
