@@ -37,7 +37,8 @@ def report(rows: list[Row]) -> list[str]:
     lines = [f"{'run':<{width}} {'measure':<22} {'published':>10} {'predicted':>10} {'error':>8}  fitted"]
     for row in rows:
         numbers = f"{row.published:>10.4g} {row.predicted:>10.4g} {row.error:>+8.1%}"
-        lines.append(f"{row.run.name:<{width}} {row.measure:<22} {numbers}  {'yes' if row.run.fitted else ''}".rstrip())
+        remark = "yes" if row.run.fitted else f"no; constants of {row.run.generation}" if row.run.borrowed else ""
+        lines.append(f"{row.run.name:<{width}} {row.measure:<22} {numbers}  {remark}".rstrip())
     groups = {
         "fitted": [row for row in rows if row.run.fitted and row.measure != "memory"],
         "not fitted": [row for row in rows if not row.run.fitted and row.measure != "memory"],

@@ -204,6 +204,12 @@ def tables_with(key: str, entry: dict):
     return table
 
 
+def test_constants_of_a_neighbour_are_said(tmp_path, capsys):
+    assert main(["validate", write(tmp_path / "runs.toml", GOOD, {**GOOD, "chip": "b200"})]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "constants of hopper" in lines[2] and "constants" not in lines[1]
+
+
 def test_an_unknown_generation_does_not_stop_the_others(tmp_path):
     entry = {**catalogue.entry("chips", "a100_sxm_80gb"), "generation": "future"}
     with mock.patch.object(catalogue, "table", tables_with("new_chip", entry)):
@@ -364,7 +370,7 @@ def test_constants_are_keyed_by_generation_only():
     runs, refused = read()
     assert refused == []
     chips = catalogue.table("chips")
-    generations = {row["generation"] for row in chips.values() if "link_bandwidth" in row}
+    generations = {row.get("constants", row["generation"]) for row in chips.values() if "link_bandwidth" in row}
     assert generations == set(catalogue.table("efficiency")) == {"ampere", "hopper", "tpu"}
     for run in runs:
         with_own = float(run.predict(efficiency(run.generation)).seconds)

@@ -14,7 +14,7 @@ from anatomy.cost.run import training_flop
 from anatomy.cost.search import every_plan, search
 from anatomy.cost.training import Step, efficiency, step
 from anatomy.specs import Architecture, Cluster, Plan
-from anatomy.validate.published import Run, architecture_of, cluster_of, generation_of
+from anatomy.validate.published import Run, architecture_of, cluster_of, generation_of, plan_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +132,7 @@ def _training(row: dict) -> Training:
         hours=float(row["gpu_hours"]),
         sequences=float(row["sequences"]) if "sequences" in row else None,
         cluster=cluster_of(row, float(row["chips"])) if "chips" in row else None,
+        plan=plan_of(row["plan"], float(row["chips"])) if "plan" in row else None,
         fused_attention=row.get("fused_attention", True),
         weak=tuple(row.get("weak", ())),
         note=row.get("note", ""),

@@ -46,12 +46,17 @@ class Run:
     plan: Plan
     cluster: Cluster
     chip: str  # its name in the catalogue
-    generation: str
+    generation: str  # whose constants are used
     sequences: float
     sequence: float
     published: dict[str, float]
     tokens_trained: float = 0.0  # of the whole run, where its hours were published
     note: str = ""
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether the constants are those of a neighbouring generation, and the prediction a guess."""
+        return self.generation != catalogue.entry("chips", self.chip).get("generation")
 
     def predict(self, share: Efficiency | None = None) -> Step:
         """The cost model's step of this run, in double precision; with other constants, if given."""
@@ -330,12 +335,13 @@ def plan_of(value: Any, chips: float) -> Plan:
 
 
 def generation_of(key: str) -> str:
-    """The generation of a chip that has constants.
+    """The generation whose constants a chip has: its own, or the neighbour's that the catalogue names.
 
     Raises:
-        ValueError: it has none.
+        ValueError: there is none.
     """
-    generation = catalogue.entry("chips", key).get("generation")
+    entry = catalogue.entry("chips", key)
+    generation = entry.get("constants", entry.get("generation"))
     if generation not in catalogue.table("efficiency"):
         allowed = ", ".join(catalogue.table("efficiency"))
         raise ValueError(f"chip {key!r} is of generation {shown(generation)}; allowed: one with constants ({allowed})")
