@@ -24,7 +24,9 @@ def test_the_plan_of_the_article_is_legal():
         ({"tensor": 5}, "112 heads do not split 5 ways"),
         ({"tensor": 7}, "7 tensor ways neither divide a node of 8 chips nor fill several"),
         ({"tensor": 11}, "d_ff of 43008 does not split 11 ways"),
-        ({"pipeline": 121}, "121 stages are more than 120 layers"),
+        ({"pipeline": 121}, "121 stages leave some without any of 120 layers"),
+        ({"pipeline": 100}, "100 stages leave some without any of 120 layers"),  # with two each, sixty are enough
+        ({"data": 208, "expert": 16, "zero_ways": 8}, "groups of 8 for ZeRO do not divide 13 replicas of an expert"),
         ({"chunks": 3}, "3 chunks do not divide the layers of a stage (120 on 15 stages)"),
         ({"chunks": 2, "micro_batch": 4}, "2 chunks need a micro-batch for each of 15 stages"),
         ({"pipeline": 1, "chunks": 2}, "2 chunks need more than one stage"),
@@ -42,12 +44,20 @@ def test_what_is_wrong_is_said(changes, words):
     assert not bool(legal(GPT4, plan, CLUSTER, SEQUENCES))
 
 
+def test_dense_layers_must_split_too():
+    deepseek = specs.architecture("deepseek_v3")
+    wrong = deepseek.replace(dense_d_ff=18433.0)
+    words = "dense_d_ff of 18433 does not split 2 ways"
+    plan = specs.Plan(tensor=2, pipeline=1, data=64)
+    assert words in problems(wrong, plan, CLUSTER, 64) and words not in problems(deepseek, plan, CLUSTER, 64)
+
+
 def test_every_rule_is_tried_above():
     tried = [changes for changes, _ in test_what_is_wrong_is_said.pytestmark[0].args[1]]
     cases = [Case(GPT4, ARTICLE.replace(**changes), CLUSTER, SEQUENCES) for changes in tried]
     spared = [words for rule, words in RULES if all(bool(rule(case)) for case in cases)]
     # Expert ways that do not divide the replicas cannot be built at all: the spec refuses them.
-    assert all(words.startswith("{plan.expert:g} expert ways do not divide") for words in spared)
+    assert all(words.startswith(("{plan.expert:g} expert ways do not divide", "dense_d_ff")) for words in spared)
 
 
 def test_legality_is_a_value_that_a_sweep_can_mask():

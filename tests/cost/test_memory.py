@@ -1,8 +1,11 @@
 """Memory against the published formulas and figures."""
 
+import dataclasses
+
 import hypothesis.strategies as st
 import pytest
-from anatomy.cost.memory import activation_bytes, memory, parameters_per_chip
+from anatomy import specs
+from anatomy.cost.memory import activation_bytes, held_parameters, memory, parameters_per_chip
 from anatomy.specs import Architecture, Attention, Plan, Recompute
 from hypothesis import given
 
@@ -93,3 +96,21 @@ def test_the_state_of_an_expert_is_split_over_the_replicas_that_hold_it():
     assert kept == pytest.approx([kept[0]] * 3)  # fewer experts a chip, but fewer chips for each
     whole = float(memory(mixture, Plan(data=1, zero=0), 1.0, 2048.0).optimizer)
     assert 64 * kept[2] == pytest.approx(whole)  # together the chips keep one copy
+
+
+def test_key_and_value_heads_that_are_fewer_than_tensor_ways_are_copied():
+    gpt4 = specs.architecture("gpt4")
+    one, eight = (gpt4.replace(attention=dataclasses.replace(gpt4.attention, kv_heads=float(n))) for n in (1, 8))
+    split = Plan(tensor=8, pipeline=1, data=1)
+    assert float(sum(held_parameters(one, split))) == pytest.approx(
+        float(sum(held_parameters(eight, split))), rel=1e-12
+    )
+
+
+def test_dense_layers_keep_activations_of_their_own_width():
+    plan = Plan()
+    dense = specs.architecture("gpt3_175b")
+    mixed = dense.replace(experts=8.0, top_k=1.0, d_ff=128.0, dense_d_ff=dense.d_ff, dense_layers=dense.layers - 1)
+    kept, whole = (float(activation_bytes(m, plan, 2048.0)[0]) for m in (mixed, dense))
+    less = 2048 * 2 * dense.mlp_matrices * (dense.d_ff - 128) / dense.layers  # one layer is narrower
+    assert kept == pytest.approx(whole - less, rel=1e-12)

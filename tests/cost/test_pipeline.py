@@ -65,3 +65,16 @@ def test_chunks_shrink_the_bubble_and_cost_memory(p, m, v):
 
 def test_one_stage_never_waits():
     assert bubble(1.0) == 0.0 and bubble_fraction(1.0, 7.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: bubble(4, 0), "pipeline.chunks is 0; allowed: a number at least 1"),
+        (lambda: bubble_fraction(-15, 3), "pipeline.stages is -15; allowed: a number at least 1"),
+        (lambda: in_flight(4, -2), "pipeline.micro_batches is -2; allowed: a number above 0"),
+    ],
+)
+def test_absurd_input_is_an_error_that_names_it(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

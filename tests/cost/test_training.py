@@ -140,8 +140,9 @@ def test_choices_pull_the_way_they_should():
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ({"sequences": 0.0}, "step.sequences is 0; allowed: a number above 0"),
-        ({"sequence": -1.0}, "step.sequence is -1; allowed: a number above 0"),
+        ({"sequences": 0.0}, "step.sequences is 0; allowed: a finite number above 0"),
+        ({"sequence": -1.0}, "step.sequence is -1; allowed: a finite number above 0"),
+        ({"sequences": float("inf")}, "step.sequences is inf; allowed: a finite number above 0"),
         ({"imbalance": 0.5}, "step.imbalance is 0.5; allowed: a number at least 1"),
     ],
 )

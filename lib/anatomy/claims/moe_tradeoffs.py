@@ -169,7 +169,7 @@ def infer_hard(claim: Claim) -> Finding:
     return decide(
         claim,
         mixed > 2 * alone,
-        f"An expert sees {k:.0f} of {experts:.0f} tokens of a batch, but its weights must be read whole. A dense model "
+        f"An expert sees {k:.0f} in {experts:.0f} of a batch's tokens, but its weights are read whole. A dense model "
         f"is balanced at a batch of {alone:,.0f}, this mixture at {mixed:,.0f}: {mixed / alone:.0f} times as many "
         "sequences must come together.",
         value=mixed / alone,

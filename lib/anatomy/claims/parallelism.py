@@ -195,11 +195,14 @@ def too_many(claim: Claim) -> Finding:
 def mem_bound(claim: Claim) -> Finding:
     """The fewest stages that fit, on either A100."""
     small, large = (fewest_stages(catalogue.chip(key).memory) for key in ("a100_sxm_40gb", "a100_sxm_80gb"))
+    near = [max(p for p in depths() if p < least) for least in (large, small)]
+    over = [readable(total(deep(p)), "bytes") for p in near]
     return compare(
         claim,
         large,
         f"With 8 tensor ways and ZeRO-1, {large} is the smallest number of stages with equally many layers that fits "
-        f"80 GB; 40 GB would take {small}.",
+        f"80 GB; 40 GB would take {small}. The next smaller ones, {near[0]} and {near[1]}, miss by little, with "
+        f"{over[0]} and {over[1]}, but real chips use some GB more than this count.",
         condition="chips have 80 GB, and ZeRO stops at stage 1",
         evidence=Evidence.COST_MODEL,
         assumes=["every layer is computed again", *MODEL_ASSUMED[:2]],
@@ -350,7 +353,8 @@ def bubble(claim: Claim) -> Finding:
         f"the bubble falls from {shares[0]:.0%} of the step to {shares[1]:.0%}. The article's own 32 to 36 % do not "
         f"tell whether that was done. Counted as the article counts, without attention scores, a step reaches "
         f"{alike[0]:.1%} plain and {alike[1]:.1%} interleaved. Without failures either may be meant, for the model "
-        f"errs by up to {MFU_ERROR * 100:.0f} points; with them the interleaved one comes nearer.",
+        f"misses PaLM's utilisation by {MFU_ERROR * 100:.0f} points and others' by more; with failures the "
+        f"interleaved one comes nearer.",
         value=shares[0],
         unit="share",
         in_part=alike[0] > low - MFU_ERROR,

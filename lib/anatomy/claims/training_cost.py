@@ -62,7 +62,7 @@ def article_run(chunks: float = 1.0, purchase: float = 0.0, energy: float = 0.0,
 
 def counted_run(chunks: float) -> float:
     """Utilisation over the whole run as the article counts it, failures included."""
-    return counted(run(chunked(chunks))) * float(article_run(chunks).goodput)
+    return counted(run(chunked(chunks))) * article_goodput()
 
 
 def article_dollars() -> float:

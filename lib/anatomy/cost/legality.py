@@ -49,8 +49,12 @@ RULES: tuple[tuple[Callable[[Case], Scalar], str], ...] = (
         "d_ff of {model.d_ff:g} does not split {plan.tensor:g} ways",
     ),
     (
-        lambda c: c.plan.pipeline <= c.model.layers,
-        "{plan.pipeline:g} stages are more than {model.layers:g} layers",
+        lambda c: divides(c.plan.tensor, c.model.dense_d_ff),
+        "dense_d_ff of {model.dense_d_ff:g} does not split {plan.tensor:g} ways",
+    ),
+    (
+        lambda c: (c.plan.pipeline - 1) * c.plan.stage_layers(c.model) < c.model.layers,
+        "{plan.pipeline:g} stages leave some without any of {model.layers:g} layers",
     ),
     (
         lambda c: divides(c.plan.chunks, c.plan.stage_layers(c.model)),
@@ -79,6 +83,10 @@ RULES: tuple[tuple[Callable[[Case], Scalar], str], ...] = (
     (
         lambda c: (c.plan.zero_ways == 0) | (c.plan.zero_ways > c.plan.data) | divides(c.plan.zero_ways, c.plan.data),
         "groups of {plan.zero_ways:g} for ZeRO do not divide {plan.data:g} replicas",
+    ),
+    (
+        lambda c: divides(c.plan.zero_group(c.plan.expert_replicas), c.plan.expert_replicas),
+        "groups of {plan.zero_ways:g} for ZeRO do not divide {plan.expert_replicas:g} replicas of an expert",
     ),
     (
         lambda c: c.plan.zero_ways <= c.plan.data,

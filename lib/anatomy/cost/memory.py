@@ -38,14 +38,16 @@ def held_parameters(model: Architecture, plan: Plan) -> tuple[Scalar, Scalar]:
     """Parameters that the fullest chip holds: those that all replicas share, and those of its experts.
 
     Layers divide evenly over stages, rounded up; the first stage has the input table, the last the output
-    table, and the larger counts. Experts are split over expert ways on top of tensor ways.
+    table, and the larger counts. Experts are split over expert ways on top of tensor ways. Key and value heads
+    that are fewer than tensor ways are copied.
     """
     parts = model.parameters
     layers = plan.stage_layers(model) / model.layers
+    copied = plan.stage_layers(model) * model.attention.copied_weights(model.d_model, plan.tensor)
     dense = parts.attention + parts.dense_mlp + parts.norms + parts.router
     table = jnp.maximum(parts.embedding, model.vocabulary * model.d_model)
     tables = jnp.where(plan.pipeline > 1, table, parts.embedding + parts.unembedding)
-    return (layers * dense + tables) / plan.tensor, layers * parts.experts / plan.expert / plan.tensor
+    return (layers * dense + tables) / plan.tensor + copied, layers * parts.experts / plan.expert / plan.tensor
 
 
 def parameters_per_chip(model: Architecture, plan: Plan) -> Scalar:
@@ -85,7 +87,8 @@ def activation_bytes(model: Architecture, plan: Plan, sequence: Scalar) -> tuple
     whole = 4 * d + 2 * d + 2 * d + d + d  # inputs of two norms, of attention and MLP; two dropout masks
     queries = attention.heads * attention.head_dim
     chosen = model.top_k * model.is_routed + (1 - model.is_routed) + model.shared_experts
-    split = 4 * queries + 2 * attention.cached_values() + 2 * model.mlp_matrices * model.d_ff * chosen
+    width = (model.expert_layers * model.d_ff * chosen + model.dense_layers * model.dense_d_ff) / model.layers
+    split = 4 * queries + 2 * attention.cached_values() + 2 * model.mlp_matrices * width
     scores = 5 * attention.heads * sequence * (1 - plan.fused_attention)
     return tokens * (whole / plan.token_ways + split / plan.tensor), tokens * scores / plan.tensor
 

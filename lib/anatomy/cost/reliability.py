@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anatomy.specs import Scalar, catalogue
-from anatomy.specs.base import number, refuse_where, spec
+from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ZERO, check_arguments, number, refuse_where, spec
 from anatomy.specs.units import DAY
 
 SMALL = 0.05  # below it, a series is more exact than the formula
@@ -62,7 +62,12 @@ def published(key: str, write: Scalar, restart: Scalar) -> Failures:
 
 
 def between_failures(failures: Failures, nodes: Scalar) -> Scalar:
-    """M, mean seconds between two failures of a run: 1 / (r n)."""
+    """M, mean seconds between two failures of a run: 1 / (r n).
+
+    Raises:
+        TypeError, ValueError: nodes are not above 0; so do the others.
+    """
+    check_arguments("reliability", ABOVE_ZERO, nodes=nodes)
     return 1 / (jnp.asarray(failures.rate) * nodes)
 
 
@@ -100,7 +105,12 @@ def lost(failures: Failures, nodes: Scalar, interval: Scalar) -> WallTime:
         failures: r, delta and R.
         nodes: n.
         interval: tau, seconds, above 0.
+
+    Raises:
+        TypeError, ValueError: nodes are not above 0, or the interval is below 0.
     """
+    check_arguments("reliability", ABOVE_ZERO, nodes=nodes)
+    check_arguments("reliability", AT_LEAST_ZERO, interval=interval)
     rate = jnp.asarray(failures.rate) * nodes
     interval = jnp.minimum(interval, LONGEST)
     attempt = interval + failures.write
@@ -135,6 +145,7 @@ def young_interval(failures: Failures, nodes: Scalar) -> Scalar:
 
     Source: young1974checkpoint.
     """
+    check_arguments("reliability", ABOVE_ZERO, nodes=nodes)
     rate = jnp.asarray(failures.rate) * nodes
     return jnp.where(rate > 0, _root(2 * failures.write / jnp.where(rate > 0, rate, 1.0)), jnp.inf)
 

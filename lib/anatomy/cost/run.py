@@ -6,7 +6,6 @@ Symbols: N parameters that a token uses, D tokens, C = FLOP, n chips of peak rat
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,6 +17,7 @@ from anatomy.specs.base import (
     AT_LEAST_ZERO,
     SHARE,
     check_arguments,
+    is_concrete,
     number,
     refuse_where,
     shown,
@@ -182,7 +182,7 @@ def ramp_steps(tokens: Scalar, start: Scalar, end: Scalar, sequence: Scalar) -> 
     check_arguments("ramp_steps", AT_LEAST_ZERO, tokens=tokens)
     check_arguments("ramp_steps", ABOVE_ZERO, start=start, end=end, sequence=sequence)
     growth = end / start - 1
-    if not isinstance(growth, jax.core.Tracer):
+    if is_concrete(growth):
         refuse_where(np.asarray(growth) < 0, "ramp_steps.end", end, f"at least start ({shown(start)})")
     grows = jnp.where(growth > SMALL, growth, 1.0)
     return tokens / (sequence * start) * jnp.where(growth > SMALL, jnp.log1p(grows) / grows, 1.0)
@@ -234,6 +234,10 @@ def training_run(
     for_sequences = (two.seconds - one.seconds) / sequences  # of each
     once = one.seconds - for_sequences * sequences
     least = plan.data * plan.micro_batch * jnp.where(plan.chunks > 1, plan.pipeline, 1.0)  # as `legality` asks
+    if is_concrete((ramp_start, sequences)):
+        refuse_where(
+            ramp_start > sequences, "training_run.ramp_start", ramp_start, f"at most sequences ({sequences:g})"
+        )
     start = jnp.minimum(jnp.maximum(ramp_start, least), sequences)
     ramp = jnp.minimum(ramp_tokens, tokens)
     steps = ramp_steps(ramp, start, sequences, sequence) + (tokens - ramp) / (sequences * sequence)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from anatomy.cost import explore
 from anatomy.cost.training import Efficiency, step
 from anatomy.specs import Architecture, Cluster, Plan, Recompute, Scalar
+from anatomy.specs.base import AT_LEAST_ONE, check_arguments
 
 SEARCHED = (
     "tensor", "pipeline", "data", "expert", "micro_batch", "chunks", "zero", "recompute", "sequence_parallel",
@@ -71,15 +72,23 @@ def every_plan(
         cluster: its chips are used as fully as the ways allow, or a half or a quarter of them.
         sequences: of a step; replicas are at most these.
         tensor_most: largest ways of tensor parallelism.
+
+    Raises:
+        ValueError: there are fewer than one sequence, or no plan.
     """
+    check_arguments("every_plan", AT_LEAST_ONE, sequences=sequences, tensor_most=tensor_most)
     heads, layers, experts = (int(x) for x in (model.attention.heads, model.layers, model.experts))
     rows = []
     for tensor, pipeline in itertools.product(divisors(heads, tensor_most), range(1, layers + 1)):
+        if (pipeline - 1) * -(-layers // pipeline) >= layers:
+            continue  # some stages would have no layer
         most = min(int(cluster.chips) // (tensor * pipeline), int(sequences))
         chunks = [1] if pipeline == 1 else divisors(-(-layers // pipeline), MOST_CHUNKS)
         for expert in divisors(experts, experts):
             replicas = {most // share // expert * expert for share in SHARES}  # whole expert groups only
             rows += [(tensor, pipeline, d, expert, v) for d in sorted(replicas - {0}) for v in chunks]
+    if not rows:
+        raise ValueError(f"no way leads to a plan on {cluster.chips:g} chips with {sequences:g} sequences")
     base, options = np.array(rows, float), np.array(list(itertools.product(*OPTIONS)), float)
     left, right = np.repeat(base, len(options), axis=0), np.tile(options, (len(base), 1))
     columns = (*left[:, :4].T, right[:, 0], left[:, 4], *right[:, 1:].T)

@@ -21,7 +21,7 @@ from anatomy.cost.memory import (
 )
 from anatomy.cost.pipeline import bubble
 from anatomy.specs import Architecture, Cluster, Link, Plan, Recompute, Scalar, catalogue
-from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, check_arguments, number, spec, switch
+from anatomy.specs.base import AT_LEAST_ONE, FINITE, check_arguments, number, spec, switch
 
 VALUE = 2.0  # bytes of an activation
 
@@ -153,11 +153,11 @@ def step(
         Seconds by part, FLOP, and memory.
 
     Raises:
-        TypeError, ValueError: sequences or sequence is not above 0, or imbalance is below 1.
+        TypeError, ValueError: sequences or sequence is not a finite number above 0, or imbalance is below 1.
 
     Source: narayanan2021megatron, korthikanti2023reducing; each part names its own.
     """
-    check_arguments("step", ABOVE_ZERO, sequences=sequences, sequence=sequence)
+    check_arguments("step", FINITE, sequences=sequences, sequence=sequence)
     check_arguments("step", AT_LEAST_ONE, imbalance=imbalance)
     net = derate(cluster, share)
     chip = cluster.node.chip

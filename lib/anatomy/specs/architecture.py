@@ -8,6 +8,7 @@ Counts are plain arithmetic: Python numbers give exact Python numbers, traced on
 import dataclasses
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 
 from anatomy.specs.base import Scalar, label, number, refuse_where, shown, spec, switch
@@ -41,6 +42,14 @@ class Attention:
     def weights(self, d_model: Scalar) -> Scalar:
         """Matrix parameters of a layer: queries and output 2 d h d_h, keys and values 2 d h_kv d_h."""
         return 2 * d_model * self.head_dim * (self.heads + self.kv_heads)
+
+    def copied_weights(self, d_model: Scalar, ways: Scalar) -> Scalar:
+        """What a chip holds of a layer above its share, where tensor ways are more than key and value heads.
+
+        The heads are then copied: 2 d d_h (1 - h_kv / t). Their work need not be: each way may take a part of the
+        tokens.
+        """
+        return 2 * d_model * self.head_dim * jnp.maximum(1 - self.kv_heads / ways, 0.0)
 
     def biases(self, d_model: Scalar) -> Scalar:
         """Bias parameters of a layer, where linear layers have them."""
@@ -81,6 +90,10 @@ class LatentAttention:
         keys_values = keys_values + self.kv_rank * self.heads * (self.head_dim + self.v_dim)
         output = d_model * self.heads * self.v_dim
         return queries + keys_values + output + self.q_rank + self.kv_rank
+
+    def copied_weights(self, d_model: Scalar, ways: Scalar) -> Scalar:
+        """What a chip holds above its share: the compression to the cached vector, which all heads read."""
+        return d_model * (self.kv_rank + self.rope_dim) * (1 - 1 / ways)
 
     def biases(self, d_model: Scalar) -> Scalar:
         """The published models have none."""

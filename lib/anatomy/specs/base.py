@@ -55,12 +55,9 @@ def between(
     return {"low": low, "high": high, "above": above, "whole": whole, "allowed": allowed}
 
 
-ABOVE_ZERO, AT_LEAST_ZERO, AT_LEAST_ONE, SHARE = (
-    between(above=0.0),
-    between(),
-    between(1.0),
-    between(0.0, 1.0, above=0.0),
-)
+ABOVE_ZERO, AT_LEAST_ZERO, AT_LEAST_ONE = between(above=0.0), between(), between(1.0)
+SHARE = between(high=1.0, above=0.0)
+FINITE = {**between(high=1e300, above=0.0), "allowed": "a finite number above 0"}
 
 
 def switch(*, default: bool, doc: str = "") -> Any:

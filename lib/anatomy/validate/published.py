@@ -175,6 +175,10 @@ def run_of(row: dict[str, Any]) -> Run:
         raise ValueError(f"run.fitted is {shown(fitted)}; allowed: true, false")
     sequence, sequences, chips = (above("run", key, row[key], whole=True) for key in ("sequence", "sequences", "chips"))
     model = architecture_of(row["architecture"], sequence)
+    if 0 < model.learned_positions < sequence:
+        raise ValueError(
+            f"run.sequence is {sequence:g}; allowed: at most learned_positions ({model.learned_positions:g})"
+        )
     plan = plan_of(row["plan"], chips)
     cluster = cluster_of(row, chips)
     if float(plan.micro_batches(sequences)) % 1:
@@ -328,7 +332,8 @@ def plan_of(value: Any, chips: float) -> Plan:
         allowed = ", ".join(name.lower() for name in Recompute.__members__)
         raise ValueError(f"plan.recompute is {shown(level)}; allowed: {allowed}")
     given["recompute"] = float(Recompute[level.upper()])
-    model_chips = above("plan", "tensor", given.get("tensor", 1)) * above("plan", "pipeline", given.get("pipeline", 1))
+    tensor, stages = (above("plan", name, given.get(name, 1), whole=True) for name in ("tensor", "pipeline"))
+    model_chips = tensor * stages
     if chips % model_chips:
         raise ValueError(f"run.chips is {chips:g}; allowed: a multiple of tensor x pipeline ({model_chips:g})")
     return Plan(data=chips / model_chips, **given)
@@ -362,7 +367,12 @@ def cluster_of(row: dict[str, Any], chips: float) -> Cluster:
         raise ValueError(f"run.chips is {chips:g}; allowed: a multiple of the node's chips ({size:g})")
     link = Link(bandwidth=float(entry["link_bandwidth"]))
     network = row.get("network", entry.get("network_bandwidth", entry["link_bandwidth"]))
-    outside = Link(bandwidth=above("run", "network", network))
+    fastest = float(entry["memory_bandwidth"])
+    if above("run", "network", network) > fastest:
+        raise ValueError(
+            f"run.network is {network:g}; allowed: at most the chip's memory bandwidth ({fastest:g} bytes/s)"
+        )
+    outside = Link(bandwidth=float(network))
     node = Node(chip=chip(key), chips=size, link=link)
     return Cluster(node=node, nodes=chips / size, inside=outside, between=outside, segment_nodes=chips / size)
 
