@@ -344,10 +344,10 @@ def test_absurd_failures_are_an_error():
     "ask", [reliability.between_failures, reliability.best_interval, lambda f, n: reliability.goodput(f, n, 100.0)]
 )
 def test_absurd_nodes_are_an_error_that_names_them(ask):
-    with pytest.raises(ValueError, match="reliability.nodes is -5; allowed: a number above 0"):
+    with pytest.raises(ValueError, match=r"reliability.nodes is -5; allowed: a number above 0"):
         ask(Failures(rate=1e-7, write=30, restart=300), -5)
 
 
 def test_an_absurd_interval_is_an_error_that_names_it():
-    with pytest.raises(ValueError, match="reliability.interval is -100; allowed: a number at least 0"):
+    with pytest.raises(ValueError, match=r"reliability.interval is -100; allowed: a number at least 0"):
         reliability.goodput(Failures(rate=1e-7, write=30, restart=300), 5, -100.0)

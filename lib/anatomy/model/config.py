@@ -26,7 +26,7 @@ class Config:
         router: how they are chosen.
         context: longest sequence, in tokens.
         rope_base: base of the rotary frequencies.
-        rope_scale: positions are divided by this; above 1 where the context was extended (chen2023interpolation).
+        rope_scale: positions are divided by this; above 1 where the context was extended (chen2023pi).
         norm_epsilon: added to the mean square of a norm.
 
     Raises:

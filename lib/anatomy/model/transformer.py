@@ -9,7 +9,7 @@ Named axes, here and in the other files of this room:
 Everything is a pure function of weights; weights are dataclasses of arrays that JAX can walk through. Weights of
 all layers are stacked along L to be trained, and apart, layer by layer and expert by expert, to be served.
 
-Source: jiang2024mixtral for the whole; zhang2019rmsnorm, su2021roformer, shazeer2019mqa, ainslie2023gqa,
+Source: jiang2024mixtral for the whole; zhang2019rmsnorm, su2024roformer, shazeer2019mqa, ainslie2023gqa,
 shazeer2020glu and shazeer2017moe for its parts.
 """
 
@@ -79,7 +79,7 @@ def init(config: Config, key: PRNGKeyArray) -> Weights:
     """Weights to begin training from.
 
     Matrices are normal with deviation 1 / sqrt(inputs), those that write to the residual stream smaller by
-    sqrt(2 L), so that its size does not grow with depth (radford2019gpt2, section 2.3).
+    sqrt(2 L), so that its size does not grow with depth (radford2019language, section 2.3).
     """
     c, shapes = config, {}
     width, narrow = c.heads * c.head_dim, c.kv_heads * c.head_dim
@@ -119,9 +119,9 @@ def rms_norm(x: Float[Array, "... D"], scale: Float[Array, "D"], epsilon: float)
 
 
 def rotate(x: Float[Array, "B S H C"], positions: Int[Array, "B S"], config: Config) -> Float[Array, "B S H C"]:
-    """Rotary positions: pairs (i, i + C/2) of a head turn by position / base^(2i / C) (su2021roformer).
+    """Rotary positions: pairs (i, i + C/2) of a head turn by position / base^(2i / C) (su2024roformer).
 
-    Positions are divided by `rope_scale`, as in position interpolation (chen2023interpolation).
+    Positions are divided by `rope_scale`, as in position interpolation (chen2023pi).
     """
     half = config.head_dim // 2
     rate = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half) / config.rope_scale
