@@ -159,6 +159,7 @@ def test_where_all_divides_they_hold_it_but_for_the_last_norm(model, per_stage, 
     if isinstance(model.attention, Attention):  # shared heads are copied
         whole = dataclasses.replace(model.attention, kv_heads=model.attention.heads)
         model = model.replace(attention=whole)
+        t = t if whole.heads % t == 0 else 1.0
     else:
         t = 1.0  # and so is the compression to a latent vector
     bare = model.replace(layers=float(per_stage * p), dense_layers=0.0, vocabulary=0.0, learned_positions=0.0)
