@@ -58,7 +58,7 @@ def all_experts(x: Float[Array, "T D"], choices: Choices, experts: Experts | tup
     """Every expert computes every token; the plain formula, and E / k times the work."""
     each = jax.vmap(expert, in_axes=(None, 0))(x, stacked(experts))  # E x T x D
     weight = jnp.zeros((len(x), len(each)), x.dtype).at[jnp.arange(len(x))[:, None], choices.expert].add(choices.weight)
-    return jnp.einsum("te,etd->td", weight, each), jnp.zeros(())
+    return jnp.einsum("te,etd->td", weight, each), jnp.zeros((), x.dtype)
 
 
 def by_capacity(
@@ -127,7 +127,7 @@ def ragged(x: Float[Array, "T D"], choices: Choices, experts: Experts | tuple[Ex
     inner = jax.nn.silu(jax.lax.ragged_dot(rows, experts.gate, size)) * jax.lax.ragged_dot(rows, experts.up, size)
     made = jax.lax.ragged_dot(inner, experts.down, size)
     back = jnp.zeros_like(made).at[order].set(made).reshape(*choices.expert.shape, -1)
-    return jnp.einsum("tk,tkd->td", choices.weight, back), jnp.zeros(())
+    return jnp.einsum("tk,tkd->td", choices.weight, back), jnp.zeros((), x.dtype)
 
 
 def one_by_one(x: Float[Array, "T D"], choices: Choices, experts: Experts | tuple[Experts, ...]) -> tuple:
@@ -140,7 +140,7 @@ def one_by_one(x: Float[Array, "T D"], choices: Choices, experts: Experts | tupl
         return jax.lax.switch(choices.expert[token, place], branches, x[token][None])[0]
 
     made = jax.lax.map(one, jnp.arange(choices.expert.size)).reshape(*choices.expert.shape, -1)
-    return jnp.einsum("tk,tkd->td", choices.weight, made), jnp.zeros(())
+    return jnp.einsum("tk,tkd->td", choices.weight, made), jnp.zeros((), x.dtype)
 
 
 def in_buckets(x: Float[Array, "T D"], choices: Choices, experts: Experts | tuple[Experts, ...]) -> tuple:
@@ -169,7 +169,7 @@ def in_buckets(x: Float[Array, "T D"], choices: Choices, experts: Experts | tupl
         bucket = jnp.searchsorted(jnp.array(sizes), count)
         made = jax.lax.switch(bucket, [partial(compute, size) for size in sizes], made, start[index], count)
     back = jnp.zeros((chosen.size, x.shape[1]), x.dtype).at[order].set(made[: chosen.size])
-    return jnp.einsum("tk,tkd->td", choices.weight, back.reshape(*choices.expert.shape, -1)), jnp.zeros(())
+    return jnp.einsum("tk,tkd->td", choices.weight, back.reshape(*choices.expert.shape, -1)), jnp.zeros((), x.dtype)
 
 
 DISPATCHES: dict[str, Dispatch] = {

@@ -3,6 +3,7 @@
 Axes as in `transformer`; k is top_k, and a choice is one expert for one token, so that there are T k of them.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -29,13 +30,24 @@ class Routed(NamedTuple):
     dropped: Float[Array, ""]  # share of the choices that no expert took
 
 
-def route(config: Config, scores: Float[Array, "T E"], tokens: Int[Array, "T"]) -> Routed:
+def route(
+    config: Config,
+    scores: Float[Array, "T E"],
+    tokens: Int[Array, "T"],
+    mean: Callable[[Array], Array] = lambda own: own,
+) -> Routed:
     """Choose experts by the router that the configuration names.
 
     `top_k` takes the k best scores of a token and weighs them by a softmax over these (jiang2024mixtral).
     `expert_choice` lets each expert take the T k / E tokens that score it highest; a token may get none or up to
     2 k, and looks at later tokens, so it is for comparison in training only (zhou2022expertchoice). `hash` goes by the
     token's id alone (roller2021hash).
+
+    Args:
+        config: names the router.
+        scores: of every expert for every token.
+        tokens: ids.
+        mean: over chips that route other tokens of the same batch.
 
     Returns:
         Choices, and two losses: `balance`, E times the sum over experts of share of choices times mean
@@ -45,11 +57,12 @@ def route(config: Config, scores: Float[Array, "T E"], tokens: Int[Array, "T"]) 
     probability = jax.nn.softmax(scores)
     choose = {"top_k": top_k, "expert_choice": expert_choice, "hash": by_hash}[config.router]
     choices = choose(config, scores, probability, tokens)
-    chosen = jax.nn.one_hot(choices.expert, config.experts) * (choices.weight > 0)[..., None]
-    load = chosen.sum((0, 1)) / jnp.maximum(chosen.sum(), 1)
-    balance = config.experts * jnp.sum(jax.lax.stop_gradient(load) * probability.mean(0))
-    z = jnp.mean(jax.nn.logsumexp(scores, axis=-1) ** 2)
-    return Routed(choices, balance, z, load, jnp.zeros(()))
+    chosen = jax.nn.one_hot(choices.expert, config.experts, dtype=scores.dtype) * (choices.weight > 0)[..., None]
+    load = mean(chosen.sum((0, 1)))
+    load = load / jnp.maximum(load.sum(), 1e-9)
+    balance = config.experts * jnp.sum(jax.lax.stop_gradient(load) * mean(probability.mean(0)))
+    z = mean(jnp.mean(jax.nn.logsumexp(scores, axis=-1) ** 2))
+    return Routed(choices, balance, z, load, jnp.zeros((), scores.dtype))
 
 
 def top_k(config: Config, scores: Float[Array, "T E"], probability: Float[Array, "T E"], tokens: Array) -> Choices:

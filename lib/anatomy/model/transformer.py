@@ -71,6 +71,20 @@ class Output(NamedTuple):
     cache: Cache | None
 
 
+class Shared(NamedTuple):
+    """How chips that share a layer work together; on one chip each of these leaves its argument as it is.
+
+    With tensor ways a chip has some of the heads and a part of every expert. `spread` hands the stream to all of
+    them, which adds up its gradients on the way back; `total` adds up what they computed (shoeybi2019megatron, f and
+    g). `mean` averages over the chips that have other tokens.
+    """
+
+    spread: Callable[[Array], Array] = lambda whole: whole
+    total: Callable[[Array], Array] = lambda part: part
+    mean: Callable[[Array], Array] = lambda own: own
+
+
+ALONE = Shared()
 for _tree in (Block, Weights, Cache):
     register(_tree)
 
@@ -151,7 +165,7 @@ def block(
     positions: Int[Array, "B S"],
     past: tuple[Float[Array, "B N K C"], Float[Array, "B N K C"]] | None = None,
     send: Dispatch = dispatch.all_experts,
-    total: Callable[[Array], Array] = lambda part: part,
+    shared: Shared = ALONE,
 ) -> tuple[Float[Array, "B S D"], tuple[Array, Array], routing.Routed]:
     """One layer: attention, then experts, each reading a norm of the stream and adding to it.
 
@@ -165,7 +179,7 @@ def block(
         positions: of the tokens.
         past: keys and values of a cache, into which those of these tokens are written.
         send: brings tokens to experts.
-        total: adds up what chips that share the layer computed.
+        shared: how chips that share the layer work together.
 
     Returns:
         The stream; keys and values, with those of the cache; and what the router did.
@@ -174,18 +188,18 @@ def block(
     def heads(y: Float[Array, "B S HC"]) -> Float[Array, "B S H C"]:
         return y.reshape(*y.shape[:2], -1, config.head_dim)
 
-    y = rms_norm(x, weights.attention_norm, config.norm_epsilon)
+    y = rms_norm(shared.spread(x), weights.attention_norm, config.norm_epsilon)
     query = rotate(heads(y @ weights.query), positions, config)
     key, value = rotate(heads(y @ weights.key), positions, config), heads(y @ weights.value)
     if past is not None:
         row = jnp.arange(x.shape[0])[:, None]
         key, value = (old.at[row, positions].set(new) for old, new in zip(past, (key, value), strict=True))
-    x = x + total(attend(query, key, value, positions) @ weights.output)
+    x = x + shared.total(attend(query, key, value, positions) @ weights.output)
 
-    y = rms_norm(x, weights.experts_norm, config.norm_epsilon).reshape(-1, x.shape[-1])
-    routed = routing.route(config, y @ weights.router, tokens.reshape(-1))
+    y = rms_norm(shared.spread(x), weights.experts_norm, config.norm_epsilon).reshape(-1, x.shape[-1])
+    routed = routing.route(config, y @ weights.router, tokens.reshape(-1), shared.mean)
     mixed, dropped = send(y, routed.choices, weights.experts)
-    x = x + total(mixed).reshape(x.shape)
+    x = x + shared.total(mixed).reshape(x.shape)
     return x, (key, value), routed._replace(dropped=dropped)
 
 
@@ -233,7 +247,7 @@ def forward(
 def empty_cache(config: Config, sequences: int, room: int | None = None) -> Cache:
     """A cache for so many sequences of up to `room` tokens, by default the model's context."""
     shape = (config.layers, sequences, room or config.context, config.kv_heads, config.head_dim)
-    return Cache(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(sequences, jnp.int32))
+    return Cache(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros(sequences, jnp.int32))
 
 
 def apart(weights: Weights) -> Weights:

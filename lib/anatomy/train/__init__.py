@@ -1,0 +1,1 @@
+"""Training of the small model: data, loop, checkpoints, meshes and recipes."""

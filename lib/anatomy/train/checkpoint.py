@@ -1,0 +1,108 @@
+"""Checkpoints: one safetensors file a step, written whole or not at all, and read only if every byte is right.
+
+A file holds the arrays of a tree under their paths. Its metadata says what made it and the SHA-256 of the arrays,
+so that a truncated, altered or foreign file is refused and the one before it is used.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_arrays
+
+from anatomy.train.cache import write_atomically
+
+NAME = re.compile(r"step-(\d{8})\.safetensors")
+KEPT = 2  # the newest may turn out to be unreadable
+
+
+def save(directory: Path, step: int, tree: Any, maker: str) -> Path:
+    """Write a tree of arrays, atomically, and remove all but the newest checkpoints.
+
+    Args:
+        directory: made if it is not there.
+        step: of the training, at least 0.
+        tree: arrays and numbers that JAX can walk through.
+        maker: what the tree belongs to, such as the hash of a recipe; asked for again on loading.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    arrays = named(tree)
+    path = directory / f"step-{step:08d}.safetensors"
+    for left in directory.glob(".step-*"):  # of a run that was killed while it wrote
+        left.unlink(missing_ok=True)
+    write_atomically(path, save_arrays(arrays, {"maker": maker, "step": str(step), "sha256": digest(arrays)}))
+    for old in newest_first(directory)[KEPT:]:
+        old.unlink()
+    return path
+
+
+def load(path: Path, like: Any, maker: str) -> tuple[int, Any]:
+    """Read one checkpoint.
+
+    Args:
+        path: of the file.
+        like: a tree of the same structure, shapes and types.
+        maker: as it was given to `save`.
+
+    Returns:
+        The step, and the tree with NumPy arrays.
+
+    Raises:
+        ValueError: the file is truncated, altered, of another maker, or of another structure; the message says which.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
+    if metadata.get("maker") != maker:
+        raise ValueError(f"{path.name} was made by {metadata.get('maker')!r}; allowed: {maker!r}")
+    if metadata.get("sha256") != digest(arrays):
+        raise ValueError(f"{path.name} was altered: its arrays do not have the SHA-256 that it names")
+    expected = {name: (a.shape, a.dtype) for name, a in named(like).items()}
+    found = {name: (a.shape, a.dtype) for name, a in arrays.items()}
+    if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
+        name = wrong[0]
+        raise ValueError(f"{path.name} has {name} as {found.get(name)}; allowed: {expected.get(name)}")
+    leaves, structure = jax.tree.flatten(like)
+    return int(metadata["step"]), jax.tree.unflatten(structure, [arrays[name] for name in named(like, leaves)])
+
+
+def latest(directory: Path, like: Any, maker: str) -> tuple[int, Any] | None:
+    """The newest checkpoint that can be used, or None; those that cannot are named in a warning."""
+    for path in newest_first(directory):
+        try:
+            return load(path, like, maker)
+        except ValueError as error:
+            warnings.warn(f"checkpoint not used: {error}", stacklevel=2)
+    return None
+
+
+def newest_first(directory: Path) -> list[Path]:
+    """Checkpoints of a directory."""
+    return sorted((p for p in directory.glob("*.safetensors") if NAME.fullmatch(p.name)), reverse=True)
+
+
+def named(tree: Any, leaves: list[Any] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of a tree by their paths, in the order of its leaves."""
+    paths = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree.leaves_with_path(tree)]
+    values = jax.tree.leaves(tree) if leaves is None else leaves
+    return {path: np.asarray(value, order="C") for path, value in zip(paths, values, strict=True)}
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and bytes, whatever their order."""
+    made = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        made.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        made.update(array.tobytes())
+    return made.hexdigest()

@@ -1,0 +1,276 @@
+"""The training loop: AdamW on next-token loss, a batch that may grow, and checkpoints to go on from.
+
+Every step is a pure function of the state and of the rows of the data that its number names. So a run that was
+killed and goes on ends with the same bits as one that was not.
+
+Source: loshchilov2019adamw for the optimizer; brown2020gpt3, appendix B, for the batch ramp; fedus2022switch and
+zoph2022stmoe for the losses of the routers.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from anatomy.model import Config, Weights, dispatch, forward, init
+from anatomy.specs.base import register
+from anatomy.train import checkpoint
+
+
+class Data(Protocol):
+    """Rows in an order that is fixed: training may start anywhere in it."""
+
+    def rows(self, start: int, count: int) -> tuple[Int[np.ndarray, "count length+1"], Int[np.ndarray, "count"]]:
+        """Tokens of rows from `start` on, and the domain that each came from."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a model is trained.
+
+    Attributes:
+        steps: updates of the weights.
+        batch: rows of a step, once the batch has grown.
+        batch_start: rows of the first step; the batch grows in proportion to the rows seen. 0: no ramp.
+        ramp: rows over which it grows.
+        micro_batch: rows that pass at once; gradients add up over the batch. 0: the whole batch.
+        learning_rate: the highest.
+        warm_up: steps in which it is reached.
+        last: share of it that a cosine leaves at the end.
+        decay: weight decay of matrices.
+        clip: norm to which gradients are clipped.
+        balance: weight of the load-balancing loss.
+        z: weight of the z loss.
+        dispatch: name of one of `model.dispatch.DISPATCHES`.
+        seed: of the weights.
+
+    Raises:
+        ValueError: a field is impossible; the message names it, its value and what is allowed.
+    """
+
+    steps: int
+    batch: int = 16
+    batch_start: int = 0
+    ramp: int = 0
+    micro_batch: int = 0
+    learning_rate: float = 2e-3
+    warm_up: int = 20
+    last: float = 0.1
+    decay: float = 0.1
+    clip: float = 1.0
+    balance: float = 0.01
+    z: float = 0.001
+    dispatch: str = "by_capacity"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        for name in ("steps", "batch"):
+            self._refuse(not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1), name, "at least 1")
+        for name in ("batch_start", "ramp", "micro_batch", "warm_up", "seed"):
+            self._refuse(not (isinstance(getattr(self, name), int) and getattr(self, name) >= 0), name, "at least 0")
+        for name in ("learning_rate", "clip"):
+            self._refuse(not 0 < getattr(self, name) < float("inf"), name, "above 0")
+        for name in ("last", "decay", "balance", "z"):
+            self._refuse(not 0 <= getattr(self, name) < float("inf"), name, "at least 0")
+        self._refuse(self.dispatch not in dispatch.DISPATCHES, "dispatch", ", ".join(dispatch.DISPATCHES))
+        self._refuse(self.batch % self.unit, "batch", f"a multiple of micro_batch ({self.unit})")
+        self._refuse(self.batch_start % self.unit, "batch_start", f"a multiple of micro_batch ({self.unit})")
+        self._refuse(self.batch_start > self.batch, "batch_start", f"at most batch ({self.batch})")
+        self._refuse(bool(self.batch_start) != bool(self.ramp), "ramp", "above 0 with batch_start, and 0 without")
+
+    def _refuse(self, wrong: object, name: str, allowed: str) -> None:
+        """Refuse one field."""
+        if wrong:
+            raise ValueError(f"Training.{name} is {getattr(self, name)!r}; allowed: {allowed}")
+
+    @property
+    def unit(self) -> int:
+        """Rows that pass at once: the batch grows by as many."""
+        return self.micro_batch or self.batch_start or self.batch
+
+    def batches(self) -> Int[np.ndarray, "steps"]:
+        """Rows of each step, in whole units."""
+        sizes, seen = [], 0
+        for _ in range(self.steps):
+            grown = self.batch
+            if self.ramp and seen < self.ramp:
+                grown = self.batch_start + (self.batch - self.batch_start) * seen / self.ramp
+            sizes.append(int(grown) // self.unit * self.unit)
+            seen += sizes[-1]
+        return np.array(sizes)
+
+    def schedule(self) -> optax.Schedule:
+        """Learning rate by step: up in a line, down in a cosine."""
+        return optax.warmup_cosine_decay_schedule(
+            0.0, self.learning_rate, min(self.warm_up, self.steps - 1), self.steps, self.last * self.learning_rate
+        )
+
+    def adamw(self) -> optax.GradientTransformation:
+        """AdamW; norms are not decayed."""
+
+        def is_matrix(weights: Weights) -> Any:
+            return jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in path[-1].name, weights)
+
+        return optax.adamw(self.schedule(), b1=0.9, b2=0.95, weight_decay=self.decay, mask=is_matrix)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """AdamW with clipped gradients."""
+        return optax.chain(optax.clip_by_global_norm(self.clip), self.adamw())
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that a training is at one step."""
+
+    weights: Weights
+    optimizer: Any
+    history: Mapping[str, Float[np.ndarray, "steps"]]  # what was measured at each step
+
+
+register(State)
+
+
+class Trained(NamedTuple):
+    """A model and how it came about."""
+
+    config: Config
+    weights: Weights
+    history: dict[str, np.ndarray]
+
+
+MEASURED = ("loss", "balance", "z", "dropped", "gradient", "fullest")  # of every step, beside its rows
+
+
+def cross_entropy(
+    logits: Float[Array, "B S V"], targets: Int[Array, "B S"], mask: Float[Array, "B S"] | None = None
+) -> Float[Array, ""]:
+    """Mean loss of the next token in nats, over all tokens or over those of the mask."""
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return each.mean() if mask is None else (each * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+
+
+def objective(
+    config: Config,
+    training: Training,
+    weights: Weights,
+    rows: Int[Array, "B length+1"],
+    mask: Float[Array, "B length"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Loss that is minimised, and what is measured on the way."""
+    made = forward(config, weights, rows[:, :-1], send=dispatch.DISPATCHES[training.dispatch])
+    loss = cross_entropy(made.logits, rows[:, 1:], mask)
+    total = loss + training.balance * made.balance + training.z * made.z
+    measured = {"loss": loss, "balance": made.balance, "z": made.z, "dropped": made.dropped}
+    return total, measured | {"fullest": made.load.max() * config.experts}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def gradients(
+    config: Config, training: Training, weights: Weights, rows: Array, mask: Array | None = None
+) -> tuple[Weights, dict[str, Array]]:
+    """Gradients of the objective on some rows, and what was measured."""
+    (_, measured), made = jax.value_and_grad(lambda w: objective(config, training, w, rows, mask), has_aux=True)(
+        weights
+    )
+    return made, measured
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def update(training: Training, weights: Weights, optimizer: Any, gradient: Weights) -> tuple[Weights, Any, Array]:
+    """One step of AdamW; also the norm of the gradient, before it is clipped."""
+    change, optimizer = training.optimizer().update(gradient, optimizer, weights)
+    return optax.apply_updates(weights, change), optimizer, optax.tree.norm(gradient)
+
+
+def train(
+    config: Config,
+    training: Training,
+    data: Data,
+    directory: Path | None = None,
+    maker: str = "",
+    start: Weights | None = None,
+    every: int = 50,
+    progress: bool = True,
+) -> Trained:
+    """Train a model, or go on where its last checkpoint ends.
+
+    Args:
+        config: of the model.
+        training: how.
+        data: rows, and with a method `masks` also the tokens that the loss counts.
+        directory: for checkpoints; None for none.
+        maker: what the checkpoints belong to, such as the hash of a recipe.
+        start: weights to begin from, for fine-tuning; by default `init` with the seed.
+        every: steps between checkpoints.
+        progress: whether a bar shows tokens a second, loss and the share of choices that were dropped.
+
+    Returns:
+        The model, and its history: a row for each step.
+    """
+    batches = training.batches()
+    first_rows = np.concatenate([[0], np.cumsum(batches)])
+    state = fresh(config, training, start)
+    done = 0
+    if directory is not None and (found := checkpoint.latest(directory, state, maker)) is not None:
+        done, state = found
+    weights, optimizer = jax.tree.map(jnp.array, (state.weights, state.optimizer))  # copies: they are given away
+    history = {name: np.array(values) for name, values in state.history.items()}
+    began = time.monotonic()
+    with tqdm(total=training.steps, initial=done, desc="training", unit="step", disable=not progress) as bar:
+        for step in range(done, training.steps):
+            gradient, measured = accumulate(config, training, weights, data, first_rows[step], batches[step])
+            weights, optimizer, norm = update(training, weights, optimizer, gradient)
+            measured |= {"gradient": norm}
+            for name in MEASURED:
+                history[name][step] = float(measured[name])
+            if not np.isfinite(history["loss"][step]):
+                raise FloatingPointError(f"loss is {history['loss'][step]} at step {step}; lower the learning rate")
+            seen = (first_rows[step + 1] - first_rows[done]) * (data.rows(0, 1)[0].shape[1] - 1)
+            bar.set_postfix_str(
+                f"{seen / (time.monotonic() - began):,.0f} tokens/s, loss {history['loss'][step]:.3f}, "
+                f"dropped {history['dropped'][step]:.1%}"
+            )
+            bar.update()
+            if directory is not None and ((step + 1) % every == 0 or step + 1 == training.steps):
+                checkpoint.save(directory, step + 1, State(weights, optimizer, history), maker)
+    return Trained(config, weights, history | {"rows": batches.astype(float)})
+
+
+def fresh(config: Config, training: Training, start: Weights | None = None) -> State:
+    """The state before the first step."""
+    weights = init(config, jax.random.key(training.seed)) if start is None else jax.tree.map(jnp.array, start)
+    history = {name: np.zeros(training.steps, np.float32) for name in MEASURED}
+    return State(weights, training.optimizer().init(weights), history)
+
+
+def accumulate(
+    config: Config, training: Training, weights: Weights, data: Data, first: int, count: int
+) -> tuple[Weights, dict[str, Array]]:
+    """Mean gradient and measures of a batch, unit by unit."""
+    parts = []
+    for begin in range(int(first), int(first + count), training.unit):
+        rows, _ = data.rows(begin, training.unit)
+        mask = data.masks(begin, training.unit) if hasattr(data, "masks") else None
+        parts.append(gradients(config, training, weights, rows, mask))
+        if len(parts) > 1:
+            parts = [jax.tree.map(jnp.add, *parts)]
+    number = count // training.unit
+    return jax.tree.map(lambda total: total / number, parts[0])
+
+
+@partial(jax.jit, static_argnums=0)
+def losses(config: Config, weights: Weights, rows: Int[Array, "B length+1"]) -> Float[Array, "B length"]:
+    """Loss of every token in nats, with exact dispatch."""
+    made = forward(config, weights, rows[:, :-1], send=dispatch.with_overflow)
+    return optax.softmax_cross_entropy_with_integer_labels(made.logits, rows[:, 1:])

@@ -1,0 +1,104 @@
+"""Checkpoints: what was written comes back, and what was not written whole is refused."""
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from anatomy.model import Config, init
+from anatomy.train import checkpoint
+from anatomy.train.loop import State, Training, fresh
+from hypothesis import given, settings
+from safetensors.numpy import save_file
+
+CONFIG = Config(vocabulary=32, layers=1, d_model=16, heads=2, kv_heads=1, head_dim=8, d_ff=8, experts=2, top_k=1)
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    return fresh(CONFIG, Training(steps=5))
+
+
+def same(one, other) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def test_what_was_written_comes_back(tmp_path, state):
+    checkpoint.save(tmp_path, 7, state, "mine")
+    step, found = checkpoint.latest(tmp_path, state, "mine")
+    assert step == 7 and same(found, state)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+
+
+def test_the_newest_counts_and_old_ones_go(tmp_path, state):
+    for step in (1, 2, 3, 20):
+        checkpoint.save(tmp_path, step, state, "mine")
+    assert [path.name for path in checkpoint.newest_first(tmp_path)] == [
+        "step-00000020.safetensors",
+        "step-00000003.safetensors",
+    ]
+    assert checkpoint.latest(tmp_path, state, "mine")[0] == 20
+    assert checkpoint.latest(tmp_path / "nothing", state, "mine") is None
+
+
+@settings(max_examples=25)
+@given(share=st.floats(0, 0.999))
+def test_a_truncated_file_is_refused_and_the_one_before_is_used(tmp_path_factory, state, share):
+    directory = tmp_path_factory.mktemp("cut")
+    checkpoint.save(directory, 1, state, "mine")
+    path = checkpoint.save(directory, 2, state, "mine")
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.warns(UserWarning, match="checkpoint not used: step-00000002.safetensors cannot be read"):
+        assert checkpoint.latest(directory, state, "mine")[0] == 1
+
+
+@settings(max_examples=25)
+@given(place=st.floats(0, 1), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_refused(tmp_path_factory, state, place, bit):
+    directory = tmp_path_factory.mktemp("bit")
+    path = checkpoint.save(directory, 2, state, "mine")
+    bytes_ = bytearray(path.read_bytes())
+    where = min(int(place * len(bytes_)), len(bytes_) - 1)
+    bytes_[where] ^= 1 << bit
+    path.write_bytes(bytes_)
+    try:
+        _, found = checkpoint.load(path, state, "mine")
+    except ValueError as error:
+        assert path.name in str(error)
+    else:
+        assert same(found, state)  # it hit the padding of the header
+
+
+def test_foreign_files_are_refused_with_the_reason(tmp_path, state):
+    path = checkpoint.save(tmp_path, 1, state, "mine")
+    with pytest.raises(ValueError, match=r"was made by 'mine'; allowed: 'yours'"):
+        checkpoint.load(path, state, "yours")
+    foreign = tmp_path / "step-00000009.safetensors"
+    save_file({"x": np.zeros(3)}, foreign)
+    with pytest.raises(ValueError, match=r"was made by None; allowed: 'mine'"):
+        checkpoint.load(foreign, state, "mine")
+    save_file({"x": np.zeros(3)}, foreign, {"maker": "mine", "step": "9", "sha256": "0"})
+    with pytest.raises(ValueError, match="was altered"):
+        checkpoint.load(foreign, state, "mine")
+    with pytest.warns(UserWarning, match="step-00000009"):
+        assert checkpoint.latest(tmp_path, state, "mine")[0] == 1
+
+
+def test_another_model_is_refused_by_the_first_array_that_differs(tmp_path, state):
+    path = checkpoint.save(tmp_path, 1, state, "mine")
+    other = State(init(CONFIG.replace(d_ff=16), jax.random.key(0)), state.optimizer, state.history)
+    with pytest.raises(ValueError, match=r"weights\.blocks\.experts\.down as .*; allowed: .*16, 16"):
+        checkpoint.load(path, other, "mine")
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path, state):
+    (tmp_path / ".step-00000001.safetensors.abcd").write_bytes(b"half")
+    checkpoint.save(tmp_path, 2, state, "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002.safetensors"]
+
+
+def test_types_are_kept(tmp_path):
+    tree = {"a": jnp.arange(3, dtype=jnp.int32), "b": jnp.ones((2, 2), jnp.float32), "c": np.float64(0.1)}
+    checkpoint.save(tmp_path, 0, tree, "x")
+    _, found = checkpoint.latest(tmp_path, tree, "x")
+    assert {k: v.dtype for k, v in found.items()} == {k: v.dtype for k, v in tree.items()} and same(tree, found)
