@@ -58,8 +58,7 @@ def close(one, two, tolerance=2e-5):
 
 
 def all_float32(tree):
-    kinds = Counter(a.dtype.name for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating))
-    return set(kinds) == {"float32"}
+    return {a.dtype.name for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)} == {"float32"}
 
 
 # Shapes
@@ -355,8 +354,7 @@ def test_weights_apart_give_the_same(router):
         one, two = (run(config, w, tokens, cache) for w in (weights, apart(weights)))
         jax.tree.map(close, one, two)
     separate = apart(weights)
-    assert apart(separate) is separate
-    assert isinstance(separate.blocks[0].experts, tuple)
+    assert apart(separate) is separate and isinstance(separate.blocks[0].experts, tuple)
 
 
 # Attention and positions
@@ -411,8 +409,8 @@ def test_a_longer_context_is_squeezed_into_the_old_one():
 FIVE = SMALL.replace(experts=5)
 
 
-def route(config, scores, tokens=None):
-    tokens = np.arange(len(scores)) if tokens is None else tokens
+def route(config, scores):
+    tokens = np.arange(len(scores))
     return jit(routing.route, static_argnums=0)(config, scores.astype(np.float32), tokens.astype(np.int32))
 
 
@@ -464,8 +462,7 @@ def test_each_expert_takes_its_best_tokens():
 
 def test_a_hash_goes_by_the_token_alone_and_spreads_the_vocabulary():
     config = SMALL.replace(router="hash", experts=8)
-    tokens, random = np.arange(1024), np.random.default_rng(0)
-    one, two = (route(config, random.normal(size=(1024, 8)), tokens) for _ in range(2))
+    one, two = (route(config, np.random.default_rng(seed).normal(size=(1024, 8))) for seed in (0, 1))
     assert np.array_equal(one.choices.expert, two.choices.expert)
     assert np.all(one.choices.weight == 0.5)
     assert np.all(one.choices.expert[:, 0] != one.choices.expert[:, 1])

@@ -74,6 +74,27 @@ def by_capacity(
     return into_places(x, choices, count, places, lambda table: jax.vmap(expert)(table, experts))
 
 
+@jax.custom_vjp
+def rearranged(rows: Float[Array, "n D"], source: Int[Array, "m"], target: Int[Array, "n"]) -> Float[Array, "m D"]:
+    """Rows in another order: the i-th comes from `source[i]`; zero where that is past the end.
+
+    `target` says the same from the other side: where each row went. So gradients are picked too, not scattered, which
+    is slow on a CPU.
+    """
+    return rows.at[source].get(mode="fill", fill_value=0.0)
+
+
+def _rearranged_forward(rows: Array, source: Array, target: Array) -> tuple[Array, Array]:
+    return rearranged(rows, source, target), target
+
+
+def _rearranged_backward(target: Array, gradient: Array) -> tuple[Array, None, None]:
+    return gradient.at[target].get(mode="fill", fill_value=0.0), None, None
+
+
+rearranged.defvjp(_rearranged_forward, _rearranged_backward)
+
+
 def into_places(
     x: Float[Array, "T D"],
     choices: Choices,
@@ -85,11 +106,11 @@ def into_places(
     k = choices.expert.shape[1]
     place, kept = place_in_expert(choices, count, places)
     slot = jnp.where(kept, choices.expert.reshape(-1) * places + place, count * places)  # one past the end is nowhere
-    token = jnp.zeros(count * places, jnp.int32).at[slot].set(jnp.arange(slot.size, dtype=jnp.int32) // k, mode="drop")
-    filled = jnp.zeros(count * places, bool).at[slot].set(True, mode="drop")
-    table = jnp.where(filled[:, None], x[token], 0.0).reshape(count, places, -1)
+    choice = jnp.full(count * places, slot.size, jnp.int32)
+    choice = choice.at[slot].set(jnp.arange(slot.size, dtype=jnp.int32), mode="drop")  # of each place
+    table = rearranged(jnp.repeat(x, k, axis=0), choice, slot).reshape(count, places, -1)
     made = compute(table).reshape(count * places, -1)
-    back = made.at[slot].get(mode="fill", fill_value=0.0).reshape(*choices.expert.shape, -1)
+    back = rearranged(made, slot, choice).reshape(*choices.expert.shape, -1)
     wanted = choices.weight.reshape(-1) > 0
     dropped = 1 - kept.sum() / jnp.maximum(wanted.sum(), 1)
     return jnp.einsum("tk,tkd->td", choices.weight, back), dropped.astype(x.dtype)

@@ -266,7 +266,7 @@ def accumulate(
         if len(parts) > 1:
             parts = [jax.tree.map(jnp.add, *parts)]
     number = count // training.unit
-    return jax.tree.map(lambda total: total / number, parts[0])
+    return parts[0] if number == 1 else jax.tree.map(lambda total: total / number, parts[0])
 
 
 @partial(jax.jit, static_argnums=0)

@@ -39,8 +39,8 @@ def over_experts(way: Ways, factor: float) -> dispatch.Dispatch:
     return send
 
 
-def stage_of(config: Config, way: Ways, factor: float, gather: Callable[[Block], Block]) -> Callable:
-    """The layers of a stage: from stream to stream, with losses and drops of the routers, summed over layers."""
+def layer_of(config: Config, way: Ways, factor: float, gather: Callable[[Block], Block]) -> Callable:
+    """A layer of a stage: from weights, stream and tokens to the stream, and losses and drops of its router."""
     shared = transformer.Shared(
         spread=lambda x: vary(x, ("tensor",)),
         total=lambda part: lax.psum(part, "tensor"),
@@ -48,24 +48,21 @@ def stage_of(config: Config, way: Ways, factor: float, gather: Callable[[Block],
     )
     send = over_experts(way, factor)
 
-    def layer(x: Array, given: Block, tokens: Array, positions: Array) -> tuple[Array, Array]:
+    def layer(given: Block, x: Float[Array, "B S D"], tokens: Int[Array, "B S"]) -> tuple[Array, Float[Array, "3"]]:
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         x, _, routed = block(config, gather(given), x, tokens, positions, None, send, shared)
         measured = jnp.stack([routed.balance, routed.z, lax.pmean(routed.dropped, REPLICAS)])
         return x, lax.pmean(vary(measured, ("tensor",)), "tensor")
 
-    def stage(blocks: Block, x: Float[Array, "B S D"], tokens: Int[Array, "B S"]) -> tuple[Array, Float[Array, "3"]]:
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        one = jax.checkpoint(partial(layer, tokens=tokens, positions=positions))
-        x, measured = lax.scan(one, x, blocks)
-        return x, measured.sum(0)
-
-    return stage
+    return layer
 
 
-def split_cross_entropy(config: Config, weights: Weights, x: Array, targets: Int[Array, "B S"]) -> Float[Array, ""]:
+def split_cross_entropy(
+    config: Config, norm: Array, unembedding: Array, x: Array, targets: Int[Array, "B S"]
+) -> Float[Array, ""]:
     """Sum of the losses of all tokens, where each tensor way has a part of the vocabulary."""
-    y = transformer.rms_norm(vary(x, ("tensor",)), weights.norm, config.norm_epsilon)
-    logits = y @ weights.unembedding
+    y = transformer.rms_norm(vary(x, ("tensor",)), norm, config.norm_epsilon)
+    logits = y @ unembedding
     width = logits.shape[-1]
     highest = lax.pmax(lax.stop_gradient(logits.max(-1)), "tensor")
     total = lax.psum(jnp.exp(logits - highest[..., None]).sum(-1), "tensor")
@@ -86,47 +83,62 @@ def device_gradients(
     specs, m = layout(config, way), rows.shape[0]
     p, index = way.pipeline, lax.axis_index("pipeline")
     last = index == p - 1
-    gather = gather_layer(config, way) if way.zero == 3 else lambda given: given
-    stage = stage_of(config, way, factor, gather)
+    layer = layer_of(config, way, factor, gather_layer(config, way) if way.zero == 3 else lambda given: given)
     if way.zero == 3:
         weights = gather_tables(config, way, weights)
     weights = jax.tree.map(lambda a, name, spec: vary(a, partial_axes(name, spec)), weights, named(specs), specs)
     everywhere = ("data", "pipeline", "expert")  # the stream is the same on all tensor ways
     tokens_in_all = rows[..., 1:].size * way.replicas
 
-    def passed(weights: Weights, x: Array, row: Array) -> tuple[Array, Array]:
-        """One micro-batch through this stage: what it sends on, and its part of the objective and of the measures."""
-        tokens, targets = row[:, :-1], row[:, 1:]
-        x = jnp.where(index == 0, vary(weights.embedding[tokens], everywhere), x)
-        y, routers = stage(weights.blocks, x, tokens)
-        loss = jnp.where(last, split_cross_entropy(config, weights, y, targets), 0.0) / tokens_in_all
-        routers = vary(routers, everywhere) / (config.layers * m * way.replicas)
-        objective = loss + training.balance * routers[0] + training.z * routers[1]
-        return y, jnp.stack([objective, vary(loss, everywhere), *routers])
+    def enter(embedding: Array, x: Array, tokens: Array) -> Array:
+        """What the first layer of this stage reads."""
+        return jnp.where(index == 0, vary(embedding[tokens], everywhere), x)
+
+    def part_of_loss(norm: Array, unembedding: Array, y: Array, targets: Array) -> Array:
+        """Of the last stage; the others add nothing."""
+        loss = split_cross_entropy(config, norm, unembedding, y, targets)
+        return vary(jnp.where(last, loss, 0.0) / tokens_in_all, everywhere)
 
     shape = (*rows.shape[1:2], rows.shape[2] - 1, config.d_model)
     nothing = vary(jnp.zeros(shape, jnp.float32), everywhere)
-    held = vary(jnp.zeros((slots(way, m), *shape), jnp.float32), everywhere)
+    layers = config.layers // p
+    held = vary(jnp.zeros((slots(way, m), layers + 1, *shape), jnp.float32), everywhere)  # what layers read, and y
     none = jax.tree.map(lambda a: vary(jnp.zeros(a.shape, a.dtype), tuple(jax.typeof(a).mat.varying)), weights)
-    measured = vary(jnp.zeros(5, jnp.float32), everywhere)
+    measured = vary(jnp.zeros(4, jnp.float32), everywhere)
+    passes = config.layers * m  # of a router's losses, which are the same on all replicas
+    of_routers = vary(jnp.array([training.balance, training.z, 0.0], jnp.float32) / passes, ("pipeline",))
 
     def tick(carry: tuple, now: Array) -> tuple[tuple, None]:
         from_left, from_right, held, gradient, measured = carry
         kind, j = timetable(way, m, index, now)
         row, slot = rows[jnp.clip(j, 0, m - 1)], jnp.maximum(j, 0) % held.shape[0]
+        tokens, targets = row[:, :-1], row[:, 1:]
 
         def wait(held: Array, gradient: Weights, measured: Array) -> tuple:
             return nothing, nothing, held, gradient, measured
 
         def go(held: Array, gradient: Weights, measured: Array) -> tuple:
-            y, _ = passed(weights, from_left, row)
-            return y, nothing, lax.dynamic_update_index_in_dim(held, from_left, slot, 0), gradient, measured
+            x = enter(weights.embedding, from_left, tokens)
+            y, read = lax.scan(lambda x, given: (layer(given, x, tokens)[0], x), x, weights.blocks)
+            read = jnp.concatenate([read, y[None]])
+            return y, nothing, lax.dynamic_update_index_in_dim(held, read, slot, 0), gradient, measured
 
         def back(held: Array, gradient: Weights, measured: Array) -> tuple:
-            x = lax.dynamic_index_in_dim(held, slot, keepdims=False)
-            (_, made), pull = jax.vjp(lambda w, x: passed(w, x, row), weights, x)
-            first = vary(jnp.array([1.0, 0.0, 0.0, 0.0, 0.0]), everywhere)  # the objective alone is minimised
-            more, to_left = pull((jnp.where(last, 0.0, from_right), first))
+            read = lax.dynamic_index_in_dim(held, slot, keepdims=False)
+            loss, pull = jax.vjp(partial(part_of_loss, targets=targets), weights.norm, weights.unembedding, read[-1])
+            norm, unembedding, to_left = pull(vary(jnp.ones((), jnp.float32), everywhere))
+
+            def again(to_left: Array, given: tuple[Block, Array]) -> tuple[Array, tuple[Block, Array]]:
+                (_, routers), pull = jax.vjp(partial(layer, tokens=tokens), *given)
+                more, to_left = pull((to_left, of_routers))
+                return to_left, (more, routers)
+
+            to_left = jnp.where(last, to_left, from_right)
+            to_left, (blocks, routers) = lax.scan(again, to_left, (weights.blocks, read[:-1]), reverse=True)
+            _, pull = jax.vjp(partial(enter, tokens=tokens), weights.embedding, nothing)
+            embedding, to_left = pull(to_left)
+            more = Weights(embedding, blocks, norm, unembedding)
+            made = jnp.stack([loss, *vary(routers.sum(0), everywhere) / (passes * way.replicas)])
             return nothing, to_left, held, jax.tree.map(jnp.add, gradient, more), measured + made
 
         right, left, held, gradient, measured = lax.switch(kind, (wait, go, back), held, gradient, measured)
@@ -137,4 +149,4 @@ def device_gradients(
 
     start = (nothing, nothing, held, none, measured)
     (*_, gradient, measured), _ = lax.scan(tick, start, jnp.arange(ticks(way, m)))
-    return gradient, lax.psum(measured, everywhere)[1:]
+    return gradient, lax.psum(measured, everywhere)
