@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SITE := _build/html/index.html
 
-.PHONY: book test lab bench lint lock clean
+.PHONY: book test models lab bench lint lock clean
 .DEFAULT_GOAL := book
 
 # The environment is complete only when its stamp is newer than what it was made from.
@@ -24,6 +24,9 @@ book: $(VENV)/ready  ## the site, strictly: a warning is an error
 
 test: $(VENV)/ready  ## every test, the built site included
 	$(BIN)/python -m pytest
+
+models: $(VENV)/ready  ## the small models; each is trained once and goes on after a kill
+	$(BIN)/python -m anatomy.train.recipes
 
 lab: $(VENV)/ready  ## JupyterLab; a chapter opens as a notebook with a double click
 	$(BIN)/jupytext-config --settings-file $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json set-default-viewer markdown

@@ -1,6 +1,6 @@
-"""The Anatomy of GPT-4: cost models, the ledger of claims, and what the book is made with.
+"""The Anatomy of GPT-4: cost models, a small model that runs, the ledger of claims, and what the book is made with.
 
-Rooms, each importing only from those after it: site, claims, cost, specs.
+Rooms, each importing only from those after it: site; claims, validate; train; cost, model; specs.
 """
 
 from importlib.metadata import version

@@ -1,13 +1,8 @@
 """Logits of transformers' Mixtral with the same weights, and what is refused of a saved model."""
 
 import dataclasses
-import hashlib
 import json
-import re
-import shutil
 import subprocess
-import sys
-import venv
 from pathlib import Path
 
 import jax
@@ -20,10 +15,10 @@ from anatomy.model.dispatch import DISPATCHES, EXACT
 from anatomy.model.mixtral import load, save
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from support.mixtral_peer import Unavailable, peer_python
 
 FIXTURE = Path(__file__).with_name("mixtral_logits.safetensors")
 SCRIPT = Path(__file__).parents[1] / "support" / "make_mixtral_fixture.py"
-PEER = ("torch==2.13.0", "transformers==5.24.0")
 quick = {"xla_backend_optimization_level": 0}  # compiles in half the time
 run = jax.jit(forward, static_argnames=("config", "send"), compiler_options=quick)
 SMALL = Config(vocabulary=40, layers=2, d_model=16, heads=4, kv_heads=2, head_dim=6, d_ff=20, experts=3, context=32)
@@ -280,33 +275,6 @@ def test_damaged_and_missing_files_are_refused(saved):
         load(saved)
 
 
-def peer_python(cache):
-    """Python of an environment with torch for CPU and transformers, made on first use and kept in pytest's cache.
-
-    Skips where it cannot be installed, or where torch would bring gigabytes of CUDA.
-    """
-    key = hashlib.sha256(repr((PEER, sys.version)).encode()).hexdigest()[:8]
-    folder = cache.mkdir(f"mixtral-peer-{key}")
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if ready.exists():
-        return python
-    shutil.rmtree(folder)
-    venv.create(folder, with_pip=True)
-
-    def install(*options):
-        command = [python, "-m", "pip", "install", *options, *PEER]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-        if done.returncode:
-            pytest.skip(f"{' and '.join(PEER)} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
-        return done.stdout
-
-    if cuda := re.findall(r"\bnvidia[-_]\S+", install("--dry-run")):
-        pytest.skip(f"torch of this index brings CUDA: {', '.join(cuda[:3])}; a CPU build is needed")
-    install("--quiet")
-    ready.touch()
-    return python
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
@@ -317,8 +285,11 @@ def peer_python(cache):
     ],
     ids=["multi_query", "multi_head", "dense"],
 )
-def test_transformers_computes_the_same_from_weights_that_we_saved(config, tmp_path, pytestconfig):
-    python = peer_python(pytestconfig.cache)
+def test_transformers_computes_the_same_from_weights_that_we_saved(config, tmp_path):
+    try:
+        python = peer_python()
+    except Unavailable as error:
+        pytest.skip(str(error))
     weights, random = init(config, jax.random.key(4)), np.random.default_rng(4)
     blocks = dataclasses.replace(  # norms begin as ones, which would hide their place
         weights.blocks,

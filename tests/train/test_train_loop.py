@@ -226,3 +226,24 @@ def test_a_loss_that_is_no_number_stops_the_run(source):
     weights = jax.tree.map(lambda a: a * jnp.nan, init(CONFIG, jax.random.key(0)))
     with pytest.raises(FloatingPointError, match="loss is nan at step 0"):
         train(CONFIG, Training(steps=2, batch=4), source, start=weights, progress=False)
+
+
+def test_masks_want_whole_batches(source):
+    class Masked:
+        def rows(self, first, count):
+            return source.rows(first, count)
+
+        def masks(self, first, count):
+            return np.ones((count, 32), np.float32)
+
+    with pytest.raises(ValueError, match=r"Training.micro_batch is 2; allowed with masks: batch \(4\)"):
+        train(CONFIG, Training(steps=1, batch=4, micro_batch=2), Masked(), progress=False)
+
+
+def test_what_is_measured(source):
+    made = train(CONFIG, Training(steps=3, batch=8, micro_batch=2), source, progress=False)
+    assert made.history["load"].shape == (3, 2, 4)
+    np.testing.assert_allclose(made.history["load"].sum(-1), 1, rtol=1e-5)
+    # The mean of squares is the square of the mean and the variance of the units on top.
+    assert np.all(made.history["square"] > made.history["gradient"] ** 2)
+    assert np.array_equal(made.history["rows"], [8, 8, 8])

@@ -49,8 +49,8 @@ class Training:
         last: share of it that a cosine leaves at the end.
         decay: weight decay of matrices.
         clip: norm to which gradients are clipped.
-        balance: weight of the load-balancing loss.
-        z: weight of the z loss.
+        balance: weight of the load-balancing loss of each layer.
+        z: weight of the z loss of each layer.
         dispatch: name of one of `model.dispatch.DISPATCHES`.
         seed: of the weights.
 
@@ -68,7 +68,7 @@ class Training:
     last: float = 0.1
     decay: float = 0.1
     clip: float = 1.0
-    balance: float = 0.01
+    balance: float = 0.02
     z: float = 0.001
     dispatch: str = "by_capacity"
     seed: int = 0
@@ -135,7 +135,7 @@ class State:
 
     weights: Weights
     optimizer: Any
-    history: Mapping[str, Float[np.ndarray, "steps"]]  # what was measured at each step
+    history: Mapping[str, Float[np.ndarray, "steps *shape"]]  # what was measured at each step
 
 
 register(State)
@@ -149,7 +149,9 @@ class Trained(NamedTuple):
     history: dict[str, np.ndarray]
 
 
-MEASURED = ("loss", "balance", "z", "dropped", "gradient", "fullest")  # of every step, beside its rows
+# Of every step: losses, share of choices that were dropped, norm of the gradient, mean square of the norms of its
+# units' gradients, and beside these the load of each expert in each layer.
+MEASURED = ("loss", "balance", "z", "dropped", "gradient", "square")
 
 
 def cross_entropy(
@@ -170,9 +172,9 @@ def objective(
     """Loss that is minimised, and what is measured on the way."""
     made = forward(config, weights, rows[:, :-1], send=dispatch.DISPATCHES[training.dispatch])
     loss = cross_entropy(made.logits, rows[:, 1:], mask)
-    total = loss + training.balance * made.balance + training.z * made.z
+    total = loss + config.layers * (training.balance * made.balance + training.z * made.z)
     measured = {"loss": loss, "balance": made.balance, "z": made.z, "dropped": made.dropped}
-    return total, measured | {"fullest": made.load.max() * config.experts}
+    return total, measured | {"load": made.load}
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -183,7 +185,7 @@ def gradients(
     (_, measured), made = jax.value_and_grad(lambda w: objective(config, training, w, rows, mask), has_aux=True)(
         weights
     )
-    return made, measured
+    return made, measured | {"square": optax.tree.norm(made, squared=True)}
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
@@ -217,7 +219,13 @@ def train(
 
     Returns:
         The model, and its history: a row for each step.
+
+    Raises:
+        ValueError: the data has masks and a batch more than one unit; units would weigh alike, whatever they count.
+        FloatingPointError: the loss is no number.
     """
+    if hasattr(data, "masks") and training.unit != training.batch:
+        raise ValueError(f"Training.micro_batch is {training.unit}; allowed with masks: batch ({training.batch})")
     batches = training.batches()
     first_rows = np.concatenate([[0], np.cumsum(batches)])
     state = fresh(config, training, start)
@@ -232,8 +240,8 @@ def train(
             gradient, measured = accumulate(config, training, weights, data, first_rows[step], batches[step])
             weights, optimizer, norm = update(training, weights, optimizer, gradient)
             measured |= {"gradient": norm}
-            for name in MEASURED:
-                history[name][step] = float(measured[name])
+            for name, values in history.items():
+                values[step] = measured[name]
             if not np.isfinite(history["loss"][step]):
                 raise FloatingPointError(f"loss is {history['loss'][step]} at step {step}; lower the learning rate")
             seen = (first_rows[step + 1] - first_rows[done]) * (data.rows(0, 1)[0].shape[1] - 1)
@@ -251,6 +259,7 @@ def fresh(config: Config, training: Training, start: Weights | None = None) -> S
     """The state before the first step."""
     weights = init(config, jax.random.key(training.seed)) if start is None else jax.tree.map(jnp.array, start)
     history = {name: np.zeros(training.steps, np.float32) for name in MEASURED}
+    history["load"] = np.zeros((training.steps, config.layers, config.experts), np.float32)
     return State(weights, training.optimizer().init(weights), history)
 
 

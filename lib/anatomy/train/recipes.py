@@ -149,7 +149,7 @@ def essence(source: str) -> str:
 
 @cache
 def code() -> str:
-    """SHA-256 of the code that training goes through, without what is only said, and of the versions of the libraries."""
+    """SHA-256 of the code that training goes through, comments aside, and of the versions of the libraries."""
     made = hashlib.sha256()
     for room, names in CODE.items():
         for name in names:

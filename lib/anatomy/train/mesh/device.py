@@ -106,7 +106,7 @@ def device_gradients(
     none = jax.tree.map(lambda a: vary(jnp.zeros(a.shape, a.dtype), tuple(jax.typeof(a).mat.varying)), weights)
     measured = vary(jnp.zeros(4, jnp.float32), everywhere)
     passes = config.layers * m  # of a router's losses, which are the same on all replicas
-    of_routers = vary(jnp.array([training.balance, training.z, 0.0], jnp.float32) / passes, ("pipeline",))
+    of_routers = vary(jnp.array([training.balance, training.z, 0.0], jnp.float32) / m, ("pipeline",))
 
     def tick(carry: tuple, now: Array) -> tuple[tuple, None]:
         from_left, from_right, held, gradient, measured = carry

@@ -1,0 +1,248 @@
+"""How fast the small model trains, beside transformers' Mixtral and the machine's peak, and what trust costs.
+
+Steps of both, and the product of matrices that stands for the peak, take turns, so that whatever else the machine
+does falls on all of them alike.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from anatomy.model import Weights, init
+from anatomy.model.mixtral import save
+from anatomy.train import checkpoint, loop, recipes
+from anatomy.train.cache import cache_directory
+from anatomy.train.loop import State, Training
+from anatomy.validate import compiled
+from safetensors.numpy import load_file
+from support.checkout import ROOT
+from support.mixtral_peer import Unavailable, peer_python
+
+CONFIG = recipes.GPT
+TARGET = recipes.RECIPES["target"].training
+# It goes on where the recipe ends, at its last rate; transformers has no z loss.
+TRAINING = dataclasses.replace(TARGET, learning_rate=TARGET.last * TARGET.learning_rate, z=0.0)
+EXACT = dataclasses.replace(TRAINING, dispatch="with_overflow")
+TOKENS = TRAINING.batch * CONFIG.context  # of a step
+EVERY = 50  # steps between checkpoints, as in training
+TRIALS, ROUNDS = 2, 15
+SIDE = 2048  # of the matrices whose product is the peak
+THREADS = os.cpu_count() or 1
+
+
+def start() -> Weights | None:
+    """The target's weights where it is trained, for its tokens are spread over experts as in most of a training."""
+    return recipes.trained("target").weights if recipes.seconds("target") else None
+
+
+class Ours:
+    """Our training, a step at a time.
+
+    Attributes:
+        compile_seconds: of the two programs of a step, traced and compiled.
+    """
+
+    def __init__(self, training: Training, weights: Weights, rows: np.ndarray) -> None:
+        state = loop.fresh(CONFIG, training, weights)
+        self.weights, self.optimizer = jax.tree.map(jnp.array, (state.weights, state.optimizer))  # they are given away
+        self.history = state.history
+        start = time.perf_counter()
+        self.gradients = loop.gradients.lower(CONFIG, training, self.weights, rows).compile()
+        self.update = loop.update.lower(training, self.weights, self.optimizer, self.weights).compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def step(self, rows: np.ndarray) -> dict[str, float]:
+        """One step, timed from the tokens to the new weights."""
+        start = time.perf_counter()
+        gradient, measured = self.gradients(self.weights, rows)
+        self.weights, self.optimizer, _ = jax.block_until_ready(self.update(self.weights, self.optimizer, gradient))
+        return {"seconds": time.perf_counter() - start} | {n: float(measured[n]) for n in ("loss", "dropped")}
+
+
+@contextlib.contextmanager
+def transformers(weights: Weights) -> Iterator[tuple[list[Any], Callable[..., dict[str, float]]]]:
+    """Their training of the same weights in a process of its own: ways to compute it, and a step.
+
+    Raises:
+        Unavailable: torch or transformers cannot be installed.
+    """
+    python = peer_python()
+    with tempfile.TemporaryDirectory() as folder:
+        save(CONFIG, weights, folder)
+        process = subprocess.Popen(
+            [python, Path(__file__).parent / "peers" / "mixtral_step.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # bars and advice
+            env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+            text=True,
+        )
+
+        def ask(**question: Any) -> Any:
+            process.stdin.write(json.dumps(question) + "\n")
+            process.stdin.flush()
+            if not (answer := process.stdout.readline()):
+                raise RuntimeError(f"transformers' Mixtral ended with code {process.wait()}")
+            return json.loads(answer)
+
+        try:
+            how = {"decay": TRAINING.decay, "clip": TRAINING.clip, "balance": TRAINING.balance, "betas": [0.9, 0.95]}
+            ways = ask(weights=folder, threads=THREADS, **how)
+            yield ways, ask
+        finally:
+            process.kill()
+            process.wait()
+
+
+def product_seconds(matrix: np.ndarray) -> float:
+    """Time of a product of large matrices, which is as near the peak as a program comes."""
+    start = time.perf_counter()
+    matrix @ matrix
+    return time.perf_counter() - start
+
+
+def side_by_side(ours: dict[str, Ours], weights: Weights, data: loop.Data) -> dict[str, list[dict[str, float]]]:
+    """What each step of everything took, in turns on the same rows; without the peer where it is not available."""
+    matrix = np.random.default_rng(0).random((SIDE, SIDE), np.float32)
+    rate, made = TRAINING.schedule(), {name: [] for name in (*ours, "peak")}
+    with contextlib.ExitStack() as stack:
+        ways, best = [None], None
+        try:
+            ways, ask = stack.enter_context(transformers(weights))
+            made["peer"] = []
+        except Unavailable as error:
+            print(f"training_vs_transformers is not measured: {error}")
+        trials = TRIALS * ways  # the fastest way is kept; all of them train the same
+        for index in range(len(trials) + ROUNDS):
+            rows, _ = data.rows(TRAINING.batch * index, TRAINING.batch)
+            for name, one in ours.items():
+                made[name].append(one.step(rows))
+            made["peak"].append({"seconds": product_seconds(matrix)})
+            if "peer" in made:
+                way = trials[index] if index < len(trials) else best
+                made["peer"].append(ask(rows=rows.tolist(), rate=float(rate(index)), way=way) | {"way": way})
+                best = min(made["peer"], key=lambda step: step["seconds"])["way"] if index < len(trials) else best
+    return {name: steps[-ROUNDS:] for name, steps in made.items()}
+
+
+def speed() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Tokens a second against transformers and against the peak; compilation; checkpoints."""
+    data = recipes.DATA["mixture"]()
+    rows, _ = data.rows(0, TRAINING.batch)
+    trained = start()
+    weights = init(CONFIG, jax.random.key(TRAINING.seed)) if trained is None else trained
+    ours = {name: Ours(training, weights, rows) for name, training in {"ours": TRAINING, "exact": EXACT}.items()}
+    steps = side_by_side(ours, weights, data)
+    load = {"load_average": os.getloadavg()[0], "start": "fresh weights" if trained is None else "target"}
+    seconds = {name: statistics.median(step["seconds"] for step in made) for name, made in steps.items()}
+    tokens = {name: TOKENS / seconds[name] for name in seconds if name != "peak"}
+    if "peer" in tokens:
+        yield (
+            "training_vs_transformers",
+            {
+                "value": tokens["ours"] / tokens["peer"],
+                "unit": "times the tokens/s",
+                **tokens,
+                "exact_vs_peer": tokens["exact"] / tokens["peer"],
+                "peer_way": " experts, ".join(steps["peer"][-1]["way"]) + " attention",
+                "dropped": statistics.mean(step["dropped"] for step in steps["ours"]),
+                "loss_difference": max(
+                    abs(one["loss"] - other["loss"]) for one, other in zip(steps["exact"], steps["peer"], strict=True)
+                ),
+                **load,
+            },
+        )
+
+    attended = (CONFIG.context + 1) / 2
+    flop = float(CONFIG.architecture.flop_per_token(attended, backward=True).total)
+    peak = 2 * SIDE**3 / seconds["peak"]
+    share = {"value": tokens["ours"] * flop / peak, "unit": "of the peak", "ours": tokens["ours"] * flop, "peer": peak}
+    yield "training_mfu", share | {"flop_per_token": flop, "exact": tokens["exact"] * flop / peak} | load
+    yield "training_compile", {"value": ours["ours"].compile_seconds, "unit": "seconds"} | load
+    yield "checkpoint_share", checkpoint_share(ours["ours"], data) | load
+
+
+def checkpoint_share(ours: Ours, data: loop.Data) -> dict[str, Any]:
+    """Share of the time of training that goes into a checkpoint every so many steps; they take turns with steps."""
+    steps, saves = [], []
+    with tempfile.TemporaryDirectory(dir=cache_directory()) as folder:  # on the disk on which they lie
+        for index in range(7):
+            rows, _ = data.rows(TRAINING.batch * index, TRAINING.batch)
+            steps.append(ours.step(rows)["seconds"])
+            start = time.perf_counter()
+            path = checkpoint.save(Path(folder), index, State(ours.weights, ours.optimizer, ours.history), "benchmark")
+            saves.append(time.perf_counter() - start)
+        size = path.stat().st_size
+    cost = statistics.median(saves) / statistics.median(steps)
+    parts = {"steps": cost, "seconds": statistics.median(saves), "megabytes": size / 1e6}
+    return {"value": cost / (cost + EVERY), "unit": f"of training, every {EVERY} steps"} | parts
+
+
+def kill_resume_difference(kills: int = 3) -> dict[str, Any]:
+    """Values in the last checkpoint of a run that was killed at random steps, of which a bit is another.
+
+    Raises:
+        RuntimeError: a run failed, or none was killed.
+    """
+
+    def start(folder: Path) -> subprocess.Popen[str]:
+        script = ROOT / "tests" / "support" / "train_run.py"
+        return subprocess.Popen([sys.executable, script, folder], stdout=subprocess.DEVNULL)
+
+    def newest(folder: Path) -> Path | None:
+        return next(iter(checkpoint.newest_first(folder)), None)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        never, killed = Path(scratch) / "never", Path(scratch) / "killed"
+        codes, at = [start(never).wait()], []
+        for target in np.sort(np.random.default_rng().choice(np.arange(1, 50), kills, replace=False)):
+            process = start(killed)
+            while process.poll() is None:
+                last = newest(killed)
+                if last and int(checkpoint.NAME.fullmatch(last.name)[1]) >= target:
+                    process.send_signal(signal.SIGKILL)
+                    at.append(int(checkpoint.NAME.fullmatch(last.name)[1]))
+                    break
+                time.sleep(0.005)
+            process.wait()
+        codes.append(start(killed).wait())
+        if any(codes) or not at:
+            raise RuntimeError(f"runs ended with codes {codes}, killed at {at}; allowed: 0 and 0, killed at least once")
+        one, other = (load_file(newest(folder)) for folder in (never, killed))
+    if one.keys() != other.keys():
+        raise RuntimeError(f"only one run has {sorted(one.keys() ^ other.keys())}")
+    bits = [(a.view(f"u{a.itemsize}"), other[name].view(f"u{a.itemsize}")) for name, a in one.items()]
+    differ = sum(int(np.count_nonzero(a != b)) for a, b in bits)
+    return {"value": differ, "unit": "values", "of": sum(a.size for a, _ in bits), "killed_after_steps": at}
+
+
+def models_total() -> dict[str, Any]:
+    """Seconds that the trainings of all recipes took on this machine, and which of them are yet to be trained."""
+    seconds = {name: recipes.seconds(name) for name in recipes.RECIPES}
+    missing = [name for name, spent in seconds.items() if not spent]
+    if missing:
+        print(f"models_total: {len(missing)} of {len(seconds)} recipes are not trained and not counted")
+    return {"value": sum(seconds.values()), "unit": "seconds", "missing": len(missing), "each": seconds}
+
+
+def measure() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Speed, then exactness, then what all trainings took."""
+    with jax.enable_x64(False):
+        yield from speed()
+    yield "kill_resume_difference", kill_resume_difference()
+    mismatch = compiled.mismatch(compiled.in_subprocess())
+    yield "collectives_mismatch", {"value": mismatch, "unit": "bytes", "meshes": len(compiled.CASES)}
+    yield "models_total", models_total()

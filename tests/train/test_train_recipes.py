@@ -1,0 +1,99 @@
+"""Recipes: trained once, found again, and trained anew when something changes."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from anatomy.model import Config
+from anatomy.train import recipes
+from anatomy.train.loop import Training
+from anatomy.train.markov import random_markov
+from anatomy.train.recipes import RECIPES, Recipe
+
+TINY = Config(
+    vocabulary=16, layers=1, d_model=16, heads=2, kv_heads=1, head_dim=8, d_ff=16, experts=2, top_k=1, context=16
+)
+
+
+@pytest.fixture
+def kitchen(tmp_path, monkeypatch):
+    """A cache of its own, and two small recipes."""
+    monkeypatch.setenv("ANATOMY_CACHE", str(tmp_path))
+    asked = []
+
+    class Source:
+        def rows(self, first, count):
+            asked.append(first)
+            return random_markov(length=16).rows(first, count)
+
+    first = Recipe(about="One.", config=TINY, training=Training(steps=3, batch=2), data="tiny")
+    second = dataclasses.replace(first, about="Two.", start="one")
+    monkeypatch.setattr(recipes, "RECIPES", {"one": first, "two": second})
+    monkeypatch.setattr(recipes, "DATA", {"tiny": Source})
+    return asked
+
+
+def equal(one, other) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def test_a_recipe_is_trained_once_and_found_again(kitchen):
+    assert recipes.seconds("one") == 0
+    made = recipes.trained("one", progress=False)
+    count = len(kitchen)
+    again = recipes.trained("one", progress=False)
+    assert count and len(kitchen) == count and equal(made.weights, again.weights) and equal(made.history, again.history)
+    assert recipes.seconds("one") > 0
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(made.weights))
+
+
+def test_what_it_starts_from_is_trained_first(kitchen):
+    two = recipes.trained("two", progress=False)
+    assert recipes.seconds("one") > 0
+    one = recipes.trained("one", progress=False)
+    assert not equal(one.weights, two.weights)
+
+
+def test_any_change_is_another_recipe(kitchen, monkeypatch):
+    before = {name: recipes.digest(name) for name in recipes.RECIPES}
+    assert len(set(before.values())) == 2
+    changed = dataclasses.replace(recipes.RECIPES["one"], training=Training(steps=4, batch=2))
+    monkeypatch.setitem(recipes.RECIPES, "one", changed)
+    assert all(recipes.digest(name) != before[name] for name in before)  # the second starts from the first
+    monkeypatch.setattr(recipes, "code", lambda: "other")
+    assert recipes.digest("one") != before["one"]
+
+
+def test_comments_and_docstrings_make_no_other_recipe():
+    one = '"""Says."""\ndef f(x):\n    """Does."""\n    return x + 1\n'
+    two = "def f(x):  # plainly\n    return (x + 1)\n"
+    assert recipes.essence(one) == recipes.essence(two) != recipes.essence(two.replace("1", "2"))
+
+
+def test_an_unknown_recipe_is_an_error_that_names_the_others():
+    with pytest.raises(ValueError, match="recipe is 'cake'; allowed: target, draft"):
+        recipes.trained("cake")
+
+
+def test_recipes_can_be_built():
+    for name, recipe in RECIPES.items():
+        assert recipe.data in recipes.DATA and (recipe.start is None or recipe.start in RECIPES), name
+        assert recipe.about.endswith(".")
+        length = {"mixture": 256, "short": 128, "long": 1024, "instructions": 48}[recipe.data]
+        assert length <= recipe.config.context, name
+        if recipe.start:  # weights must fit
+            shapes = [recipes.RECIPES[r].config.replace(context=1, rope_scale=1.0) for r in (name, recipe.start)]
+            assert shapes[0] == shapes[1]
+
+
+def test_the_sweep_is_on_an_equal_footing():
+    """Equal tokens, and equal active parameters but for the routers."""
+    active = {}
+    for experts in (1, 4, 16, 64):
+        recipe = RECIPES[f"experts_{experts}_0"]
+        active[experts] = float(recipe.config.architecture.parameters.active)
+        rows = recipe.training.batches().sum()
+        assert rows == RECIPES["experts_16_1"].training.batches().sum()
+    routers = 2 * 96 * 64  # of the largest
+    assert max(active.values()) - min(active.values()) <= routers
