@@ -42,8 +42,9 @@ def sweep(
         progress: whether a bar is shown, on standard error, when it takes longer than a second.
 
     Returns:
-        Columns of equal length by name: the parameters as they were given, then the outputs, by their path in
-        the result (`memory.total`); the single output of a function that returns a number is `value`.
+        Columns of equal length by name: the parameters, then the outputs, by their path in the result
+        (`memory.total`); the single output of a function that returns a number is `value`. Columns that were
+        given as points come back as they are, read-only, and are not copied.
 
     Raises:
         TypeError: the function lacks a parameter of that name, or needs others; values are no numbers.
@@ -60,8 +61,15 @@ def sweep(
         inputs = {name: axis.flatten() for name, axis in zip(given, wide, strict=True)}
     else:
         expect(len(set(sizes.values())) == 1, f"points have columns of lengths {sizes}; allowed: equal lengths")
-        strides, inputs = [1] * len(sizes), {}  # `evaluate` copies them on its way
+        strides, inputs = [1] * len(sizes), {name: _read_only(axis) for name, axis in given.items()}
     return inputs | evaluate(function, given, strides, keep, chunk, progress, taken=list(given))
+
+
+def _read_only(column: np.ndarray) -> np.ndarray:
+    """The same numbers, which cannot be changed from here."""
+    view = column.view()
+    view.flags.writeable = False
+    return view
 
 
 def _axis(name: str, values: Any) -> np.ndarray:
@@ -84,7 +92,7 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """Outputs at each row, of which parameter i has the value axis_i[row // stride_i mod length of axis_i].
 
-    Outputs must not be named like what is `taken`; of those that are whole columns, copies come back in front.
+    Outputs must not be named like what is `taken`.
     """
     expect(chunk >= 1, f"chunk is {chunk}; allowed: at least 1")
     rows = strides[0] * len(next(iter(axes.values())))
@@ -116,14 +124,11 @@ def evaluate(
         options = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
         values = {name: jnp.asarray(axis, float) for name, axis in axes.items() if name not in whole_columns}
         program = jax.jit(batch, compiler_options=options).lower(whole(0), values, parts(0)).compile()
-        copied = {name: np.empty_like(axes[name]) for name in whole_columns if name in taken}
         columns = {name: np.empty(rows, program.out_info[name].dtype) for name in names}
 
     def fill(start: int) -> int:
         with jax.enable_x64(True):  # the setting is a thread's own
             outputs = program(whole(start), values, parts(start))
-        for name, column in copied.items():
-            column[start : start + chunk] = axes[name][start : start + chunk]
         for name, output in outputs.items():
             columns[name][start : start + chunk] = output
         return chunk
@@ -135,7 +140,7 @@ def evaluate(
                 bar.update(min(done, rows - bar.n))
     finally:
         pool.shutdown(cancel_futures=True)
-    return copied | columns
+    return columns
 
 
 def _children(tree: Any) -> dict[str, Any] | None:
