@@ -17,7 +17,7 @@ from anatomy.cost.explore.checks import Function, Names, Numbers, check_paramete
 # Rows of one call of the compiled program: few enough for intermediate results to stay in the caches. A Python
 # thread a core, each with a program that keeps to its core, uses the cores better than XLA's own threads do,
 # above all where another process needs one too.
-CHUNK = 65_536
+CHUNK = 16_384
 
 
 def sweep(
