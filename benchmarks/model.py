@@ -8,10 +8,8 @@ import contextlib
 import dataclasses
 import json
 import os
-import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +19,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from anatomy.model import Weights, init
+from anatomy.model import Weights, apart, dispatch, empty_cache, forward, init
 from anatomy.model.mixtral import save
-from anatomy.train import checkpoint, loop, recipes
+from anatomy.train import checkpoint, killed, loop, recipes
 from anatomy.train.cache import cache_directory
 from anatomy.train.loop import State, Training
 from anatomy.validate import compiled
-from safetensors.numpy import load_file
 from support.checkout import ROOT
 from support.mixtral_peer import Unavailable, peer_python
 
@@ -180,6 +177,7 @@ def speed() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "training_mfu", share | {"flop_per_token": flop} | load
     yield "training_compile", {"value": ours["ours"].compile_seconds, "unit": "seconds"} | load
     yield "checkpoint_share", checkpoint_share(ours["ours"], data) | load
+    yield "dispatch_default", dispatches(weights, data) | load
 
 
 def checkpoint_share(ours: Ours, data: loop.Data) -> dict[str, Any]:
@@ -198,42 +196,55 @@ def checkpoint_share(ours: Ours, data: loop.Data) -> dict[str, Any]:
     return {"value": cost / (cost + EVERY), "unit": f"of training, every {EVERY} steps"} | parts
 
 
-def kill_resume_difference(kills: int = 3) -> dict[str, Any]:
-    """Values in the last checkpoint of a run that was killed at random steps, of which a bit is another.
+PHASES = {"training": (16, 256), "prefill": (1, 256), "decode_1": (1, 1), "decode_8": (8, 1), "decode_32": (32, 1)}
 
-    Raises:
-        RuntimeError: a run failed, or none was killed.
+
+def dispatches(weights: Weights, data: loop.Data, rounds: int = 5) -> dict[str, Any]:
+    """How the dispatch that is the default of a phase stands beside the fastest that may be used there.
+
+    All may train; those that drop may not serve. They take turns.
     """
+    separate, shares, every = apart(weights), {}, {}
+    for phase, (sequences, length) in PHASES.items():
+        kind = phase.split("_")[0]
+        rows, _ = data.rows(0, sequences)
+        tokens, programs = rows[:, :length], {}
+        for name, send in dispatch.DISPATCHES.items():
+            one_by_one = send is dispatch.one_by_one and tokens.size > 64
+            if one_by_one or (kind != "training" and name not in dispatch.EXACT):
+                continue
+            if kind == "training":
+                if name in ("one_by_one", "in_buckets"):
+                    continue  # their loops over experts are made for weights apart
+                how = dataclasses.replace(TRAINING, dispatch=name)
+                programs[name] = (loop.gradients.lower(CONFIG, how, weights, rows).compile(), (weights, rows))
+            else:
+                read = jax.jit(lambda w, t, c, send=send: forward(CONFIG, w, t, c, send).logits)
+                programs[name] = (read, (separate, tokens, empty_cache(CONFIG, sequences)))
+        seconds = {name: [] for name in programs}
+        for _ in range(rounds):
+            for name, (program, given) in programs.items():
+                start = time.perf_counter()
+                jax.block_until_ready(program(*given))
+                seconds[name].append(time.perf_counter() - start)
+        every[phase] = {name: min(times) for name, times in seconds.items()}
+        used = dispatch.of_phase(kind, tokens.size)
+        used = next(name for name, send in dispatch.DISPATCHES.items() if send is used)
+        shares[phase] = every[phase][used] / min(every[phase].values())
+        jax.clear_caches()
+    return {"value": max(shares.values()), "unit": "times the fastest", "shares": shares, "seconds": every}
 
-    def start(folder: Path) -> subprocess.Popen[str]:
-        script = ROOT / "tests" / "support" / "train_run.py"
-        return subprocess.Popen([sys.executable, script, folder], stdout=subprocess.DEVNULL)
 
-    def newest(folder: Path) -> Path | None:
-        return next(iter(checkpoint.newest_first(folder)), None)
-
+def kill_resume_difference(kills: int = 3) -> dict[str, Any]:
+    """Values in the last checkpoint of a run that was killed at random steps, of which a bit is another."""
+    steps = np.sort(np.random.default_rng().choice(np.arange(1, 50), kills, replace=False))
     with tempfile.TemporaryDirectory() as scratch:
-        never, killed = Path(scratch) / "never", Path(scratch) / "killed"
-        codes, at = [start(never).wait()], []
-        for target in np.sort(np.random.default_rng().choice(np.arange(1, 50), kills, replace=False)):
-            process = start(killed)
-            while process.poll() is None:
-                last = newest(killed)
-                if last and int(checkpoint.NAME.fullmatch(last.name)[1]) >= target:
-                    process.send_signal(signal.SIGKILL)
-                    at.append(int(checkpoint.NAME.fullmatch(last.name)[1]))
-                    break
-                time.sleep(0.005)
-            process.wait()
-        codes.append(start(killed).wait())
-        if any(codes) or not at:
-            raise RuntimeError(f"runs ended with codes {codes}, killed at {at}; allowed: 0 and 0, killed at least once")
-        one, other = (load_file(newest(folder)) for folder in (never, killed))
-    if one.keys() != other.keys():
-        raise RuntimeError(f"only one run has {sorted(one.keys() ^ other.keys())}")
-    bits = [(a.view(f"u{a.itemsize}"), other[name].view(f"u{a.itemsize}")) for name, a in one.items()]
-    differ = sum(int(np.count_nonzero(a != b)) for a, b in bits)
-    return {"value": differ, "unit": "values", "of": sum(a.size for a, _ in bits), "killed_after_steps": at}
+        never, again = Path(scratch) / "never", Path(scratch) / "killed"
+        killed.run(never)
+        left = killed.run(again, steps.tolist())
+        one, other = killed.newest(never), killed.newest(again)
+    of = sum(array.size for array in one.values())
+    return {"value": killed.differing(one, other), "unit": "values", "of": of, "killed_after_steps": left}
 
 
 def models_total() -> dict[str, Any]:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 CHAPTERS_SO_FAR = [
     "index", "replicability", "architecture", "dataset", "parallelism", "training-cost", "moe-tradeoffs",
 ]  # fmt: skip
-SLUGS = [*CHAPTERS_SO_FAR, "claims", "validation", "reproducibility", "api", "how-to-cite", "references"]
+SLUGS = [*CHAPTERS_SO_FAR, "small-model", "claims", "validation", "reproducibility", "api", "how-to-cite", "references"]
 
 
 def pages(html: Path) -> list[Path]:

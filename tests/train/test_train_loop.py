@@ -1,12 +1,5 @@
 """The training loop: it learns, it goes on after a kill with the same bits, and it refuses what it cannot do."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -22,7 +15,6 @@ from hypothesis import given, settings
 CONFIG = Config(
     vocabulary=16, layers=2, d_model=32, heads=2, kv_heads=1, head_dim=16, d_ff=32, experts=4, top_k=2, context=32
 )
-SCRIPT = Path(__file__).parents[1] / "support" / "train_run.py"
 
 
 @pytest.fixture(scope="module")
@@ -138,30 +130,6 @@ def test_a_run_that_stops_and_goes_on_ends_with_the_same_bits(tmp_path_factory, 
         train(CONFIG, training, Stops(), directory, "m", every=1, progress=False)
     again = train(CONFIG, training, source, directory, "m", every=1, progress=False)
     assert equal(whole.weights, again.weights) and equal(whole.history, again.history)
-
-
-@pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_bits(tmp_path):
-    """SIGKILL at steps that chance chooses, until it is done; then against the run that was never killed."""
-
-    def start(directory):
-        return subprocess.Popen([sys.executable, SCRIPT, directory], stdout=subprocess.PIPE, text=True)
-
-    never = start(tmp_path / "never").communicate(timeout=600)[0]
-    chance, kills = np.random.default_rng(os.getpid()), 0
-    for _ in range(3):
-        process = start(tmp_path / "killed")
-        target = int(chance.integers(1, 20))
-        while process.poll() is None:
-            newest = checkpoint.newest_first(tmp_path / "killed") if (tmp_path / "killed").exists() else []
-            if newest and int(checkpoint.NAME.fullmatch(newest[0].name)[1]) >= target + 10 * kills:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.01)
-        process.wait()
-    assert kills
-    assert start(tmp_path / "killed").communicate(timeout=600)[0] == never != ""
 
 
 def test_a_broken_checkpoint_costs_its_steps_and_no_bits(tmp_path, source):

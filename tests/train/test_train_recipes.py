@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from anatomy.model import Config
-from anatomy.train import recipes
+from anatomy.train import data, loop, recipes
 from anatomy.train.loop import Training
 from anatomy.train.markov import random_markov
 from anatomy.train.recipes import RECIPES, Recipe
@@ -34,6 +34,18 @@ def kitchen(tmp_path, monkeypatch):
     return asked
 
 
+def killer(function, calls: int):
+    """The function, until it was called so often."""
+    left = iter(range(calls))
+
+    def call(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return call
+
+
 def equal(one, other) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
@@ -46,6 +58,20 @@ def test_a_recipe_is_trained_once_and_found_again(kitchen):
     assert count and len(kitchen) == count and equal(made.weights, again.weights) and equal(made.history, again.history)
     assert recipes.seconds("one") > 0
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(made.weights))
+
+
+def test_a_killed_training_keeps_its_clock(kitchen, monkeypatch):
+    """What was spent before a kill is counted too, up to the last checkpoint."""
+    monkeypatch.setitem(
+        recipes.RECIPES, "one", dataclasses.replace(recipes.RECIPES["one"], training=Training(steps=60))
+    )
+    place = recipes.place("one")
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as killed:
+        killed.setattr(loop, "update", killer(loop.update, calls=55))
+        recipes.trained("one", progress=False)
+    (place / loop.CLOCK).write_text("1000.0")
+    recipes.trained("one", progress=False)
+    assert recipes.seconds("one") > 1000
 
 
 def test_what_it_starts_from_is_trained_first(kitchen):
@@ -80,7 +106,7 @@ def test_recipes_can_be_built():
     for name, recipe in RECIPES.items():
         assert recipe.data in recipes.DATA and (recipe.start is None or recipe.start in RECIPES), name
         assert recipe.about.endswith(".")
-        length = {"mixture": 256, "short": 128, "long": 1024, "instructions": 48}[recipe.data]
+        length = {"mixture": 256, "long": 1024, "instructions": 48}.get(recipe.data, 128)
         assert length <= recipe.config.context, name
         if recipe.start:  # weights must fit
             shapes = [recipes.RECIPES[r].config.replace(context=1, rope_scale=1.0) for r in (name, recipe.start)]
@@ -89,11 +115,11 @@ def test_recipes_can_be_built():
 
 def test_the_sweep_is_on_an_equal_footing():
     """Equal tokens, and equal active parameters but for the routers."""
+    sweeps = [name for name, recipe in RECIPES.items() if recipe.config.context == 128 and not recipe.start]
+    assert {int(RECIPES[name].training.batches().sum()) for name in sweeps} == {data.SWEEP_ROWS}
     active = {}
     for experts in (1, 4, 16, 64):
         recipe = RECIPES[f"experts_{experts}_0"]
         active[experts] = float(recipe.config.architecture.parameters.active)
-        rows = recipe.training.batches().sum()
-        assert rows == RECIPES["experts_16_1"].training.batches().sum()
     routers = 2 * 96 * 64  # of the largest
     assert max(active.values()) - min(active.values()) <= routers

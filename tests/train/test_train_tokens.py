@@ -286,6 +286,34 @@ def test_impossible_mixtures_are_refused(fields, text):
         t.Mixture(**(good | fields))
 
 
+@given(st.integers(2, 30), st.data(), seeds, st.integers(0, 200), st.integers(0, 40))
+def test_repeated_rows_come_once_each_time_through(size, data, seed, start, count):
+    whole = mix([size, size], [2, 1])
+    numbers = np.array(data.draw(st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=12, unique=True)))
+    again = t.Repeated(whole, numbers, seed)
+    once, labels = (np.concatenate(part) for part in zip(*(whole.rows(int(n), 1) for n in numbers), strict=True))
+    for time in range(3):
+        tokens, domain = again.rows(time * len(numbers), len(numbers))
+        assert sorted(map(tuple, tokens)) == sorted(map(tuple, once)) and sorted(domain) == sorted(labels)
+    long, _ = again.rows(0, start + count)
+    part, _ = t.Repeated(whole, numbers, seed).rows(start, count)
+    np.testing.assert_array_equal(part, long[start:])
+
+
+@pytest.mark.parametrize(
+    "numbers, seed, text",
+    [
+        ([], 0, "Repeated.numbers is .*; allowed: at least 1, each below 8"),
+        ([3, 8], 0, "Repeated.numbers is .*; allowed: at least 1, each below 8"),
+        ([-1], 0, "Repeated.numbers is .*; allowed: at least 1, each below 8"),
+        ([1], -1, "Repeated.seed is -1"),
+    ],
+)
+def test_impossible_repetitions_are_refused(numbers, seed, text):
+    with pytest.raises(ValueError, match=text):
+        t.Repeated(mix([2, 4], [2, 1]), np.array(numbers, int), seed)
+
+
 @pytest.mark.slow
 def test_the_mixture_of_the_book(directory):
     t.tokenizer.cache_clear()

@@ -1,5 +1,6 @@
 """Checks of the dataset: tokens, epochs, context and batch."""
 
+from collections.abc import Iterable
 from math import log
 
 from anatomy.claims.architecture import printed
@@ -10,8 +11,11 @@ from anatomy.cost.routing import spread_per_expert, tokens_per_expert
 from anatomy.cost.scaling import effective_tokens
 from anatomy.specs import architecture, catalogue
 from anatomy.specs.units import readable
+from anatomy.train import recipes, sweeps
+from anatomy.train.data import EPOCHS
 
 TEXT_EPOCHS, CODE_EPOCHS = 2.0, 4.0  # the English original
+ONE_EPOCH = "experts_16"  # recipes, one a seed, of batches of 16 rows, each row seen once
 
 
 @check("data.tokens")
@@ -35,12 +39,16 @@ def multi_epoch(claim: Claim) -> Finding:
     low, high = seen / CODE_EPOCHS, seen / TEXT_EPOCHS
     star = catalogue.entry("scaling", "repeated_data")["R_D_star"]
     worth = [float(effective_tokens(seen / e, e, star)) / seen for e in (TEXT_EPOCHS, CODE_EPOCHS)]
+    costs = [signed(beyond_plain(f"epochs_{e}").value) for e in EPOCHS]
     return decide(
         claim,
         low < seen and worth[1] > 0.9,
         f"At 2 epochs of text and 4 of code, {readable(low, 'tokens')} (all code) to {readable(high, 'tokens')} (all "
         f"text) are unique. Repeating them loses little: the law of repeated data counts the 13 trillion as "
-        f"{worth[1]:.0%} to {worth[0]:.0%} of as many fresh ones.",
+        f"{worth[1]:.0%} to {worth[0]:.0%} of as many fresh ones. In the small model, {listed(EPOCHS)} epochs of fewer "
+        f"tokens end {listed(costs)} nats a token from one epoch of as many in all, on unseen text. At {EPOCHS[-1]} it "
+        f"has {parameters_per_unique_token(EPOCHS[-1]):.0f} parameters for each unique token; GPT-4 has at most "
+        f"{printed('arch.total_params') / low:.1f}.",
         value=high,
         unit="tokens",
         condition="2 epochs of text and 4 of code, as the English original says and the retelling does not",
@@ -102,12 +110,15 @@ def ctx_32k(claim: Claim) -> Finding:
     long, short = (gpt4.flop_per_token((c + 1) / 2, backward=True).total for c in (32_768, 8_192))
     extra = long / short - 1
     share = recipe["steps"] * printed("data.batch_60M") / printed("data.tokens")
+    tuned, plain = recipes.RECIPES["context"], recipes.RECIPES["target"]
     return decide(
         claim,
         claim.value in report["context"] and claim.value == recipe["window"],
         f"A 32k version was served. Training wholly at 32k would have cost {extra:.0%} more FLOP and four times the "
         f"activations of a sequence. Public models were extended to 32k in {recipe['steps']:,} steps; at GPT-4's "
-        f"batch that is {share:.1%} of its tokens.",
+        f"batch that is {share:.1%} of its tokens. The small model, tuned for {tuned.training.steps} steps to "
+        f"{tuned.config.context / plain.config.context:.0f} times its context, loses {sweeps.held_out('context'):.2f} "
+        f"nats a token on rows so long, where it lost {sweeps.held_out('target'):.2f} on its own short ones.",
         value=extra,
         unit="share",
         condition="extension by fine-tuning worked for GPT-4 as it did for public models",
@@ -128,7 +139,11 @@ def batch_ramp(claim: Claim) -> Finding:
         claim,
         f"Not on record for GPT-4; GPT-3 and PaLM ramped too. A linear ramp over 5 of {days:.0f} days to "
         f"{readable(final, 'tokens')} makes {ramped:,.0f} steps of {plain:,.0f} if it starts at GPT-3's final batch, "
-        f"{readable(late, 'tokens')}, and {slowly:,.0f} if it starts at GPT-3's first, {readable(early, 'tokens')}.",
+        f"{readable(late, 'tokens')}, and {slowly:,.0f} if it starts at GPT-3's first, {readable(early, 'tokens')}. "
+        f"The small model, on the same tokens, took {steps_of('ramp')} steps with a ramp from 4 rows to 16, "
+        f"{steps_of(ONE_EPOCH + '_0')} with 16 throughout and {steps_of('batch_4')} with 4. Beside the 16, the ramp "
+        f"ended {signed(beyond_plain('ramp').value)} nats a token and the 4 rows "
+        f"{signed(beyond_plain('batch_4').value)}.",
         value=ramped,
         unit="steps",
         assumes=("tokens a day stay the same during the ramp", "5 days"),
@@ -159,11 +174,14 @@ def batch_per_expert(claim: Claim) -> Finding:
     batch, experts, k = printed("data.batch_60M"), printed("arch.n_experts"), printed("arch.top_k")
     mean = tokens_per_expert(batch, experts, k)
     spread = float(spread_per_expert(batch, experts, k))
+    small = fullest_load("target")
     return compare(
         claim,
         mean,
         f"60 million x 2 / 16 = {readable(mean, 'tokens')}, with a standard deviation of {spread:,.0f} if tokens are "
-        "routed independently and evenly.",
+        f"routed independently and evenly. A learned router is less even: in the small model, which is trained to be "
+        f"balanced, the fullest expert of a layer gets {small:.1f} times the mean at the end.",
+        assumes=("the router is balanced on the whole",),
     )
 
 
@@ -173,14 +191,63 @@ def expert_subset(claim: Claim) -> Finding:
     share = printed("arch.top_k") / printed("arch.n_experts")
     each = share * printed("data.tokens")
     ratio = each / printed("arch.expert_params")
+    model = recipes.RECIPES["target"].config
+    most = fullest_load("target") * model.top_k / model.experts
     return decide(
         claim,
-        0 < share < 1,
+        0 < share < 1 and 0 < most < 1,
         f"Top-2 of 16 shows an expert {share:.1%} of the tokens: {readable(each, 'tokens')} in all, {ratio:.0f} for "
-        "each of its parameters.",
+        f"each of its parameters. In the small model, which chooses 2 of 16 too, the fullest expert of a layer sees "
+        f"{most:.0%} of a batch.",
         value=share,
         unit="share",
+        evidence=Evidence.SMALL_MODEL,
+        assumes=("the small model is not a large one",),
     )
+
+
+def beyond_plain(name: str) -> sweeps.Mean:
+    """Held-out loss of a recipe less that of one epoch in batches of 16 rows, in nats a token.
+
+    Mean over the seeds of the latter; the error is their standard deviation, that of one more run.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    plain = sweeps.by_seed(ONE_EPOCH, sweeps.held_out)
+    return sweeps.Mean(sweeps.held_out(name) - float(plain.mean()), float(plain.std(ddof=1)))
+
+
+def listed(words: Iterable[object]) -> str:
+    """Words as a sentence lists them: "2, 4 and 16"."""
+    *most, last = map(str, words)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def signed(number: float) -> str:
+    """A difference for prose, with its sign and two digits."""
+    return f"{number:+.2f}".replace("-", "−")
+
+
+def steps_of(name: str) -> int:
+    """Steps of a recipe's training."""
+    return recipes.RECIPES[name].training.steps
+
+
+def parameters_per_unique_token(epochs: int) -> float:
+    """Parameters of the small model of the sweeps for each token that it sees anew, where all are seen so often."""
+    recipe = recipes.RECIPES[f"epochs_{epochs}"]
+    unique = recipe.training.batches().sum() * recipe.config.context / epochs
+    return float(recipe.config.architecture.parameters.total / unique)
+
+
+def fullest_load(name: str) -> float:
+    """Tokens of the fullest expert of a layer over the mean, at the end of a recipe's training; mean of the layers.
+
+    Over all the last steps together, so that the chance of a single batch does not count.
+    """
+    load = sweeps.final_load(name).mean(0)
+    return float((load.max(-1) * load.shape[-1]).mean())
 
 
 def scores_share(context: float) -> float:

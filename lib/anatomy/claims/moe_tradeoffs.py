@@ -1,7 +1,7 @@
 """Checks of the trade-offs of a mixture of experts: what experts buy in loss, and what they cost to serve."""
 
-from collections.abc import Iterable
-from math import sqrt
+from collections.abc import Callable, Iterable
+from math import log, sqrt
 
 from anatomy.claims.architecture import printed
 from anatomy.claims.finding import Evidence, Finding, decide, uncheckable
@@ -20,6 +20,8 @@ from anatomy.cost.routing import experts_touched, fullest_expert, spread_per_exp
 from anatomy.cost.scaling import Chinchilla, chinchilla
 from anatomy.specs import Architecture, architecture, catalogue, chip
 from anatomy.specs.units import readable
+from anatomy.train import recipes, sweeps
+from anatomy.train.sweeps import Mean
 
 CHIP = "a100_sxm_40gb"  # what the article's inference clusters are made of
 FITTED = 1.3e9  # parameters of the largest dense model behind the routed laws
@@ -29,6 +31,7 @@ MANY = (64, 128)  # experts that the article sets against its own
 FEW, MIDDLE = 8, 64  # batches; the large one is the article's
 
 EVEN = "tokens choose experts independently and evenly"
+SMALL = "the small model is not a large one"
 ROOFLINE = "A100 of 40 GB, weights of 16 bits, a roofline without caches and links"
 
 
@@ -63,6 +66,55 @@ def measured_gain(size: str, experts: int) -> float:
 def law_gain(router: str, parameters: float, experts: float) -> float:
     """Share of the loss saved against the article's experts, by a router's law."""
     return float(routed_law(router).gain(parameters, experts, than=printed("arch.n_experts")))
+
+
+def small_base() -> float:
+    """N of the small model of the sweeps: parameters of the one with one expert."""
+    return float(recipes.with_experts(1).architecture.parameters.total)
+
+
+def small_gain(experts: int, than: int) -> Mean:
+    """Share of the held-out loss that the small model saves with these experts against `than`, over seeds."""
+    losses = [sweeps.by_seed(f"experts_{n}", sweeps.held_out) for n in (than, experts)]
+    saved, whole = sweeps.difference(*losses), losses[0].mean()
+    return Mean(float(saved.value / whole), float(saved.error / whole))
+
+
+def small_slope(quantity: Callable[[int, int], float]) -> Mean:
+    """What four times the experts add to a quantity of (experts, seed) of the small model: a line through all."""
+    points = [(log(n, 4), quantity(n, seed)) for n in recipes.EXPERTS for seed in recipes.SEEDS]
+    return sweeps.slope(*zip(*points, strict=True))
+
+
+def last_loss(experts: int, seed: int) -> float:
+    """Loss of the small model in nats a token on held-out text when its training ended."""
+    return sweeps.held_out(f"experts_{experts}_{seed}")
+
+
+def tuned_loss(experts: int, seed: int) -> float:
+    """Loss of the small model in nats a token on held-out code, after it was tuned to a little code."""
+    return recipes.held_out(f"tuned_{experts}_{seed}")[sweeps.TUNED_DOMAIN]
+
+
+def small_batch() -> int:
+    """Tokens of a batch that the small model is trained on."""
+    return sweeps.batch_tokens("experts_16_0")
+
+
+def small_kept(experts: int) -> tuple[float, float]:
+    """What the average expert does of what the fullest does: in the small model's batches, and by chance."""
+    trained = sweeps.by_seed(f"experts_{experts}", sweeps.kept).mean()
+    return float(trained), kept_by_chance(small_batch(), experts, recipes.with_experts(experts).top_k)
+
+
+def kept_by_chance(tokens: int, experts: float, top_k: float) -> float:
+    """What the average expert does of what the fullest does, for even and independent choices."""
+    return float(tokens_per_expert(tokens, experts, top_k) / fullest_expert(tokens, experts, top_k))
+
+
+def plus_minus(found: Mean, form: str) -> str:
+    """A mean and its standard error for prose: "1.3% ± 0.2%"."""
+    return f"{found.value:{form}} ± {found.error:{form}}".replace("-", "−")
 
 
 def mixtures() -> list[dict]:
@@ -185,17 +237,20 @@ def idle(claim: Claim) -> Finding:
     """Experts that no token of a batch visits, and what they wait for when all are visited."""
     k, experts, large = printed("arch.top_k"), printed("arch.n_experts"), int(printed("g4i.4k"))
     share = [1 - float(experts_touched(b, experts, k)) / experts for b in (FEW, MIDDLE)]
-    wait = 1 - tokens_per_expert(large, experts, k) / float(fullest_expert(large, experts, k))
+    wait = 1 - kept_by_chance(large, experts, k)
+    trained = [1 - value for value in small_kept(int(experts))]
     return decide(
         claim,
         share[0] > 0,
         f"With {FEW} tokens in a step {share[0]:.0%} of the experts have nothing to do, with {MIDDLE} {share[1]:.2%}. "
         f"At the article's batch of {large:,} none is idle for want of tokens, but on chips of its own the average "
-        f"expert would wait {wait:.0%} of the time for the fullest.",
+        f"expert would wait {wait:.0%} of the time for the fullest. A trained router is less even: in the small model, "
+        f"of {experts:.0f} experts too, it waits {trained[0]:.0%} in batches of {small_batch():,} tokens, where chance "
+        f"makes it {trained[1]:.0%}.",
         value=share[0],
         unit="share",
         evidence=Evidence.COST_MODEL,
-        assumes=[EVEN],
+        assumes=[EVEN, SMALL],
         sources=["raab1998balls"],
     )
 
@@ -206,19 +261,21 @@ def util_drop(claim: Claim) -> Finding:
     k, experts, large = printed("arch.top_k"), printed("arch.n_experts"), int(printed("g4i.4k"))
     mixed, plain = (usage(model, MIDDLE) for model in (architecture("gpt4"), dense()))
     alone, balanced = (float(balanced_batch(e, k, chip(CHIP))) for e in (k, experts))
-    kept = tokens_per_expert(large, experts, k) / float(fullest_expert(large, experts, k))
+    kept, many = kept_by_chance(large, experts, k), recipes.EXPERTS[-1]
+    trained = [small_kept(n)[0] for n in (int(experts), many)]
     return decide(
         claim,
         mixed < 0.5 * plain,
         f"At a batch of {MIDDLE} the mixture can use {mixed:.0%} of the peak, a dense model of the same FLOP "
         f"{plain:.0%}. The gap closes above {balanced:,.0f} sequences: at the article's own {large:,} reading no "
-        f"longer limits, and experts on chips of their own still keep {kept:.0%}. It is less that experts idle than "
-        "that each is read for few tokens.",
+        f"longer limits, and experts on chips of their own still keep {kept:.0%} if choices are even. In the small "
+        f"model they are not: {percents(trained)} are kept with {experts:.0f} and {many} experts, in batches of "
+        f"{small_batch():,} tokens. It is less that experts idle than that each is read for few tokens.",
         value=plain / mixed,
         unit="times",
         condition=f"the batch is well below {balanced:,.0f}; a dense model needs {alone:,.0f}",
         evidence=Evidence.COST_MODEL,
-        assumes=[ROOFLINE, EVEN],
+        assumes=[ROOFLINE, EVEN, SMALL],
         sources=["chen2022arithmetic"],
     )
 
@@ -230,17 +287,21 @@ def more_experts(claim: Claim) -> Finding:
     active = printed("arch.active_params")
     far = {router: [law_gain(router, active, e) for e in MANY] for router in ROUTERS}
     worse = [-far[router][1] for router in ("rl_r", "hash")]
+    few, many = int(printed("arch.n_experts")), recipes.EXPERTS[-1]
     return decide(
         claim,
         min(min(pair) for pair in gains.values()) > 0,
         f"At equal FLOP, 64 and 128 experts lower the loss of 16 by {percents(gains['1.3B'])} for a base of 1.3 "
         f"billion parameters and by {percents(gains['15M'])} for 15 million. The gain shrinks with size: the law of "
         f"the best router leaves {percents(far['s_base'])} at 280 billion, the other two make 128 experts "
-        f"{percents(worse)} worse than 16. That is {active / FITTED:.0f} times beyond the fit.",
+        f"{percents(worse)} worse than 16. That is {active / FITTED:.0f} times beyond the fit. In the small model, "
+        f"{few} experts save {plus_minus(small_gain(few, 1), '.1%')} of a dense model's loss, and {many} another "
+        f"{plus_minus(small_gain(many, few), '.1%')}: in its short training an expert of {many} sees "
+        f"{sweeps.tokens_per_parameter(f'experts_{many}_0'):.1f} tokens for each parameter that it has.",
         value=gains["1.3B"][0],
         unit="share",
         evidence=Evidence.PUBLIC_RECORD,
-        assumes=["models up to 1.3 billion parameters before routing, 130 billion tokens"],
+        assumes=["models up to 1.3 billion parameters before routing, 130 billion tokens", SMALL],
         sources=["clark2022unified", "krajewski2024finegrained"],
     )
 
@@ -276,15 +337,19 @@ def generalise(claim: Claim) -> Finding:
     """What the large comparisons found, with and without fine-tuning."""
     found = record("moe_transfer")
     worse, better = bool(found["worse_at"]), found["tasks_won_on_average"] > 0
+    gap, loss = small_slope(sweeps.gap_opened), small_slope(tuned_loss)
     return decide(
         claim,
         worse and not better,
         f"True of {' and '.join(found['worse_at'])}, where mixtures did worse than dense models. Without it the same "
         f"study finds them as good with {found['compute_saved']} times less compute, and GLaM, with 64 experts, beat "
         f"GPT-3 on average over {found['tasks_won_on_average']} tasks. The book knows no study that sets 16 "
-        "against 64 experts on many tasks at this size, and OpenAI's reason is not on record.",
+        "against 64 experts on many tasks at this size, and OpenAI's reason is not on record. In the small model, "
+        f"tuned to a little code, four times the experts widen the gap to unseen code by {plus_minus(gap, '.3f')} nats "
+        f"a token, and change the loss on unseen code itself by {plus_minus(loss, '.3f')}.",
         in_part=worse,
         evidence=Evidence.PUBLIC_RECORD,
+        assumes=[SMALL],
         sources=[found["source"], "du2022glam", "zoph2022stmoe"],
     )
 
@@ -297,18 +362,22 @@ def converge(claim: Claim) -> Finding:
     few, many = (tokens_per_expert(batch, e, k) for e in (printed("arch.n_experts"), MANY[-1]))
     steady = [row for row in mixtures() if row["key"] in found["steady"]]
     names = " and ".join(f"{row['name']} with {row['experts']:,}" for row in steady)
+    small = small_slope(last_loss)
+    dropped = [sweeps.by_seed(f"experts_{n}", sweeps.final_dropped).mean() for n in recipes.EXPERTS[-2:]]
     return decide(
         claim,
         max(row["experts"] for row in steady) < found["unsteady_experts"],
         f"With {MANY[-1]} experts each sees {readable(many, 'tokens')} of a batch in place of {readable(few)}, so that "
         f"its gradient is {sqrt(few / many):.1f} times as noisy. But runs did not fail by number of experts: {names} "
         f"were steady, Switch-XXL with {found['unsteady_experts']} and nearly {found['unsteady_flop_ratio']} times the "
-        "FLOP was not. A loss on the router's logits, published in 2022, is the usual cure.",
+        "FLOP was not. A loss on the router's logits, published in 2022, is the usual cure. In the small model, after "
+        f"equal tokens, four times the experts change the loss by {plus_minus(small, '.3f')} nats; for want of places "
+        f"{percents(dropped)} of choices are dropped with {recipes.EXPERTS[-2]} and {recipes.EXPERTS[-1]} experts.",
         value=sqrt(few / many),
         unit="times",
         in_part=many < few,
         evidence=Evidence.PUBLIC_RECORD,
-        assumes=["a batch of 60 million tokens", "noise falls with the root of the tokens"],
+        assumes=["a batch of 60 million tokens", "noise falls with the root of the tokens", SMALL],
         sources=["fedus2022switch", "zoph2022stmoe", "deepseek2024v3"],
     )
 

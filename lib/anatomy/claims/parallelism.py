@@ -5,7 +5,7 @@ from functools import cache
 
 import jax
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from anatomy.claims.architecture import printed
 from anatomy.claims.finding import Evidence, Finding, compare, decide, uncheckable
@@ -17,6 +17,7 @@ from anatomy.cost.run import training_flop
 from anatomy.cost.search import Found, search
 from anatomy.specs import Architecture, Cluster, Plan, Recompute, architecture, catalogue, cluster
 from anatomy.specs.units import readable
+from anatomy.train import mesh as meshes
 
 SEQUENCE = printed("data.ctx_8k")
 SEQUENCES = printed("data.batch_60M") / SEQUENCE
@@ -95,6 +96,27 @@ def quickest(plans: Found, among: Bool[np.ndarray, "plans"]) -> int:
     return int(np.argmin(np.where(among & plans.fits, plans.seconds, np.inf)))
 
 
+def timeline(stages: int, micro_batches: int, gpipe: bool = False) -> Int[np.ndarray, "2 stages ticks"]:
+    """What each stage of the small model's compiled step does at each tick, and with which micro-batch.
+
+    It is the table that the compiled program looks up itself. 0 waits, 1 is a forward pass, 2 a backward pass; all
+    take one tick.
+
+    Args:
+        stages: p.
+        micro_batches: m.
+        gpipe: all forward passes first; else 1F1B.
+    """
+    way = meshes.ways(Plan(pipeline=stages, gpipe=gpipe))
+    stage, tick = np.indices((stages, meshes.ticks(way, micro_batches)))
+    return np.stack([np.asarray(a) for a in meshes.timetable(way, micro_batches, stage, tick)])
+
+
+def idle_ticks(stages: int, micro_batches: int, gpipe: bool = False) -> float:
+    """Share of the ticks in which a stage of the small model waits, counted; each waits equally often."""
+    return float(np.mean(timeline(stages, micro_batches, gpipe)[0] == 0))
+
+
 @check("par.critical")
 def critical(claim: Claim) -> Finding:
     """How far plans on the same chips lie apart."""
@@ -122,11 +144,17 @@ def tp8(claim: Claim) -> Finding:
         among = whole_experts(plans) & plans.fits & (plans.plans["tensor"] == ways)
         times[ways] = float(plans.seconds[among].min()) if among.any() else np.inf
     best = min(times, key=lambda ways: times[ways])
+    gpt4 = architecture("gpt4")
+    single = dataclasses.replace(gpt4.attention, kv_heads=1.0)
+    copied = gpt4.layers / STAGES * single.copied_weights(gpt4.d_model, WAYS)
+    copies = float(copied / parameters_per_chip(gpt4, ARTICLE))
     shown = ", ".join(f"{t:.1f} s with {ways}" if np.isfinite(t) else f"none with {ways}" for ways, t in times.items())
     return uncheckable(
         claim,
         f"Not on record, and plausible. The fastest plans that fit 40 GB with unsplit experts take {shown} "
-        f"tensor ways; {best} is best.",
+        f"tensor ways; {best} is best. The small model trains on {WAYS:.0f} tensor ways too, with its single key and "
+        f"value head copied on each, since one head does not split. In GPT-4, with the multi-query attention that the "
+        f"article reports, such copies would be {copies:.1%} of what a chip holds.",
         beside=(times[8], "s"),
         assumes=MODEL_ASSUMED,
         sources=("shoeybi2019megatron", "narayanan2021megatron"),
@@ -159,11 +187,15 @@ def pp15(claim: Claim) -> Finding:
     """Not on record; what divides what."""
     layers = printed("arch.layers")
     replicas, left = divmod(printed("train.gpus"), WAYS * STAGES)
+    each = round(float(ARTICLE.micro_batches(SEQUENCES)))
     return uncheckable(
         claim,
         f"Not on record. The numbers go together: 15 stages hold {layers / STAGES:.0f} of {layers:.0f} layers each, "
         f"8 x 15 chips hold a copy of the model, and 25,000 chips hold {replicas:.0f} copies with {left:.0f} chips "
-        f"left over. But {len(depths())} numbers of stages divide the layers.",
+        f"left over. But {len(depths())} numbers of stages divide the layers. The layout runs: the small model, with "
+        f"{layers:.0f} layers, trains on {WAYS * STAGES:.0f} virtual devices laid out like that. With {each} "
+        f"micro-batches, as the article's batch gives a replica, its stages wait in "
+        f"{idle_ticks(int(STAGES), each):.0%} of the ticks. That it runs does not tell that it was used.",
         beside=(replicas, "replicas"),
         assumes=("120 layers", "25,000 chips"),
     )
@@ -251,12 +283,15 @@ def zero1(claim: Claim) -> Finding:
     sizes = [total(ARTICLE.replace(zero=float(stage))) for stage in range(4)]
     capacity = printed("par.40GB")
     least = next(stage for stage, size in enumerate(sizes) if size <= capacity)
+    once, often = (float(run(ARTICLE.replace(zero=float(stage))).replicas) for stage in (1, 2))
     return compare(
         claim,
         least,
         f"Not on record. Some ZeRO is needed: without it a chip would hold {readable(sizes[0], 'bytes')}. Stage 1 "
         f"leaves {readable(sizes[1], 'bytes')}, which fits 80 GB and not the 40 GB that the article supposes; "
-        f"stage {least}, with {readable(sizes[least], 'bytes')}, is the first that fits these.",
+        f"stage {least}, with {readable(sizes[least], 'bytes')}, is the first that fits these. Stage 1 suits a "
+        f"pipeline: the small model's step adds up whole gradients over its micro-batches and scatters them once. "
+        f"Stage 2 would scatter those of each, in {often:.0f} s a step in place of {once:.1f} s.",
         against=get("par.40GB"),
         evidence=Evidence.COST_MODEL,
         assumes=["experts are not split further, as the 30 GB a chip imply", "every layer is computed again"],
@@ -346,11 +381,15 @@ def bubble(claim: Claim) -> Finding:
     shares = [float(step.bubble / step.seconds) for step in (plain, woven)]
     alike = [counted(step) for step in (plain, woven)]
     low, _ = get("train.mfu").range
+    each = round(float(ARTICLE.micro_batches(SEQUENCES)))
+    orders = [idle_ticks(int(STAGES), each, gpipe) for gpipe in (False, True)]
     return decide(
         claim,
         shares[1] > 0.5 * shares[0],
         f"How to avoid it was published in 2021: with {printed('arch.layers') / STAGES:.0f} interleaved chunks a stage "
-        f"the bubble falls from {shares[0]:.0%} of the step to {shares[1]:.0%}. The article's own 32 to 36 % do not "
+        f"the bubble falls from {shares[0]:.0%} of the step to {shares[1]:.0%}. Another order alone does not do "
+        f"it: in the small model's step on 15 stages with {each} micro-batches a stage waits in {orders[0]:.0%} of the "
+        f"ticks under 1F1B and in {orders[1]:.0%} under GPipe. The article's own 32 to 36 % do not "
         f"tell whether that was done. Counted as the article counts, without attention scores, a step reaches "
         f"{alike[0]:.1%} plain and {alike[1]:.1%} interleaved. Without failures either may be meant, for the model "
         f"misses PaLM's utilisation by {MFU_ERROR * 100:.0f} points and others' by more; with failures the "
@@ -372,19 +411,21 @@ def counted(step: training.Step) -> float:
 @check("par.bubble_fig")
 def bubble_fig(claim: Claim) -> Finding:
     """The bubble of the chart's schedule, and at the article's size."""
-    chart = float(bubble_fraction(4.0, 4.0))
-    micro_batches = float(ARTICLE.micro_batches(SEQUENCES))
-    here = float(bubble_fraction(STAGES, micro_batches))
+    each = round(float(ARTICLE.micro_batches(SEQUENCES)))
+    chart, here, long = idle_ticks(4, 4, gpipe=True), idle_ticks(int(STAGES), each), idle_ticks(int(STAGES), 10 * each)
+    said = float(bubble_fraction(STAGES, float(each)))
     return decide(
         claim,
         min(chart, here) > 0.2,
-        f"Four devices with four micro-batches idle {chart:.0%} of the time, as in the chart. The article's plan has "
-        f"{micro_batches:.0f} micro-batches for 15 stages and idles {here:.0%}. It is not the depth alone: with ten "
-        f"times the micro-batches it would be {float(bubble_fraction(STAGES, 10 * micro_batches)):.0%}.",
+        f"Four devices with four micro-batches wait in {chart:.0%} of the ticks, as in the chart. The small model's "
+        f"step on 15 stages, with the {each} micro-batches that the article's batch gives a replica, waits in "
+        f"{here:.1%}, counted tick by tick; the formula says {said:.1%}. It is not the depth alone: with ten times the "
+        f"micro-batches it would be {long:.0%}.",
         value=here,
         unit="share",
         condition="one chunk a stage and 60 million tokens a step",
-        evidence=Evidence.COST_MODEL,
+        evidence=Evidence.SMALL_MODEL,
+        assumes=["forward and backward passes of stages are alike; a small model shows the order, not the time"],
         sources=["huang2019gpipe", "narayanan2021megatron"],
     )
 

@@ -56,7 +56,7 @@ class Config:
                 self._refuse(value not in ROUTERS, field.name, f"one of {', '.join(ROUTERS)}")
             elif field.type is float:
                 right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
-                self._refuse(not right, field.name, "a number above 0")
+                self._refuse(not right, field.name, "a finite number above 0")
             else:
                 right = isinstance(value, int) and not isinstance(value, bool) and value >= 1
                 self._refuse(not right, field.name, "a whole number at least 1")

@@ -1,5 +1,8 @@
 """Where tokens go: the experts that a model chooses, token by token."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -8,6 +11,7 @@ from anatomy.model.config import Config
 from anatomy.model.transformer import Weights, apart, block
 
 
+@partial(jax.jit, static_argnums=0)
 def routes(
     config: Config, weights: Weights, tokens: Int[Array, "B S"]
 ) -> tuple[Int[Array, "L B S k"], Float[Array, "L B S k"]]:
@@ -21,7 +25,7 @@ def routes(
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     x, expert, weight = weights.embedding[tokens], [], []
     for layer in apart(weights).blocks:
-        x, _, routed = block(config, layer, x, tokens, positions, send=dispatch.in_buckets)
+        x, _, routed = block(config, layer, x, tokens, positions, send=dispatch.with_overflow)
         expert.append(routed.choices.expert.reshape(*tokens.shape, -1))
         weight.append(routed.choices.weight.reshape(*tokens.shape, -1))
     return jnp.stack(expert), jnp.stack(weight)
@@ -31,3 +35,41 @@ def shares(chosen: Int[Array, "L ... k"], experts: int) -> Float[Array, "L E"]:
     """Share of the choices of each layer that fell on each expert."""
     flat = chosen.reshape(chosen.shape[0], -1)
     return jnp.stack([jnp.bincount(layer, length=experts) for layer in flat]) / flat.shape[1]
+
+
+def alike(chosen: Int[Array, "L S m k"], experts: int) -> Float[Array, "L"]:
+    """Intraclass correlation rho of the choices within sequences, for each layer.
+
+    How alike the tokens of a sequence choose, beyond what the shares of the experts make them: 0 where each token
+    chooses by itself, 1 where a whole sequence goes where its first token goes. By analysis of variance, with p_se the
+    share of the m tokens of sequence s that visit expert e, p_e its mean over the S sequences, and sums over experts:
+
+        between = m / (S - 1) sum_s,e (p_se - p_e)^2,    within = m / (S (m - 1)) sum_s,e p_se (1 - p_se)
+        rho = (between - within) / (between + (m - 1) within)
+
+    Args:
+        chosen: experts of each token; a token chooses k different ones.
+        experts: E.
+
+    Returns:
+        Between -1 / (m - 1) and 1; no number where all tokens choose the same, for then nothing varies.
+
+    Raises:
+        ValueError: there are fewer than two sequences, or they have fewer than two tokens.
+
+    Source: kish1965survey for rho and what it does to a spread; the estimate is that of one-way analysis of variance.
+    """
+    _, sequences, tokens, _ = chosen.shape
+    for name, count in (("sequences", sequences), ("tokens of a sequence", tokens)):
+        if count < 2:
+            raise ValueError(f"alike: {name} is {count}; allowed: at least 2")
+    share = per_sequence(chosen, experts) / tokens
+    between = tokens / (sequences - 1) * jnp.sum((share - share.mean(1, keepdims=True)) ** 2, axis=(1, 2))
+    within = tokens / (tokens - 1) * jnp.sum(share * (1 - share), axis=(1, 2)) / sequences
+    return (between - within) / (between + (tokens - 1) * within)
+
+
+def per_sequence(chosen: Int[Array, "L S m k"], experts: int) -> Int[Array, "L S E"]:
+    """Tokens of each sequence that visit each expert, in each layer."""
+    count = jax.vmap(jax.vmap(lambda one: jnp.bincount(one, length=experts)))
+    return count(chosen.reshape(*chosen.shape[:2], -1))

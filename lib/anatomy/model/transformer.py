@@ -243,7 +243,8 @@ def forward(
             each.append(made)
         held, balance, z, dropped, load = jax.tree.map(lambda *parts: jnp.stack(parts), *each)
     else:
-        x, (held, balance, z, dropped, load) = jax.lax.scan(layer, x, (weights.blocks, past))
+        # Layers that are unrolled cost no copies of what gradients need; deep models compile as a loop of eights.
+        x, (held, balance, z, dropped, load) = jax.lax.scan(layer, x, (weights.blocks, past), unroll=8)
 
     logits = rms_norm(x, weights.norm, config.norm_epsilon) @ weights.unembedding
     if cache is not None:

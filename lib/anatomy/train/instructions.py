@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int32
 
 from anatomy.specs.base import between, check_arguments
 from anatomy.train.corpus import CORPORA, SPLITS, Split, documents, split_of
-from anatomy.train.tokens import Tokenizer, permutation
+from anatomy.train.tokens import Tokenizer, endless, permutation
 
 AT_LEAST_NONE, AT_LEAST_ONE = between(whole=True), between(1, whole=True)
 WORD = re.compile(r"(?<![\w'-])[a-z]{3,6}(?![\w'-])")
@@ -213,9 +213,7 @@ class Instructions:
     def _numbers(self, start: int, count: int) -> list[int]:
         """Pairs in these rows."""
         check_arguments("Instructions", AT_LEAST_NONE, start=start, count=count)
-        places = [divmod(row, len(self.pairs)) for row in range(start, start + count)]
-        orders = {time: permutation(len(self.pairs), self.seed, time) for time in {time for time, _ in places}}
-        return [orders[time][place] for time, place in places]
+        return endless(len(self.pairs), start, count, self.seed)
 
     def rows(self, start: int, count: int) -> tuple[Int32[np.ndarray, "count length+1"], Int32[np.ndarray, "count"]]:
         """Tokens of `count` rows from `start` on, and the number of their kind in `KINDS`.

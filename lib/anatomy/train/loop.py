@@ -8,6 +8,7 @@ zoph2022stmoe for the losses of the routers.
 """
 
 import dataclasses
+import json
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from anatomy.model import Config, Weights, dispatch, forward, init
 from anatomy.specs.base import register
 from anatomy.train import checkpoint
+from anatomy.train.cache import write_atomically
 
 
 class Data(Protocol):
@@ -71,7 +73,7 @@ class Training:
     balance: float = 0.02
     z: float = 0.001
     dispatch: str = "by_capacity"
-    seed: int = 0
+    seed: int = dataclasses.field(default=0, compare=False)  # one program for all seeds
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
@@ -152,6 +154,8 @@ class Trained(NamedTuple):
 # Of every step: losses, share of choices that were dropped, norm of the gradient, mean square of the norms of its
 # units' gradients, and beside these the load of each expert in each layer.
 MEASURED = ("loss", "balance", "z", "dropped", "gradient", "square")
+
+CLOCK = "seconds.json"  # beside the checkpoints
 
 
 def cross_entropy(
@@ -234,7 +238,7 @@ def train(
         done, state = found
     weights, optimizer = jax.tree.map(jnp.array, (state.weights, state.optimizer))  # copies: they are given away
     history = {name: np.array(values) for name, values in state.history.items()}
-    began = time.monotonic()
+    before, began = spent(directory), time.monotonic()
     with tqdm(total=training.steps, initial=done, desc="training", unit="step", disable=not progress) as bar:
         for step in range(done, training.steps):
             gradient, measured = accumulate(config, training, weights, data, first_rows[step], batches[step])
@@ -252,7 +256,14 @@ def train(
             bar.update()
             if directory is not None and ((step + 1) % every == 0 or step + 1 == training.steps):
                 checkpoint.save(directory, step + 1, State(weights, optimizer, history), maker)
+                write_atomically(directory / CLOCK, json.dumps(before + time.monotonic() - began).encode())
     return Trained(config, weights, history | {"rows": batches.astype(float)})
+
+
+def spent(directory: Path | None) -> float:
+    """Seconds that a training took up to its last checkpoint, over all the times that it was taken up; 0 if never."""
+    file = None if directory is None else directory / CLOCK
+    return float(json.loads(file.read_text())) if file and file.exists() else 0.0
 
 
 def fresh(config: Config, training: Training, start: Weights | None = None) -> State:

@@ -12,8 +12,6 @@ import ast
 import dataclasses
 import hashlib
 import json
-import time
-from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -21,17 +19,19 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from anatomy.model import Config
-from anatomy.train import checkpoint, instructions, loop, tokens
+from anatomy.train import checkpoint, loop, tokens
 from anatomy.train.cache import cache_directory, write_atomically
-from anatomy.train.loop import Data, Trained, Training
+from anatomy.train.data import DATA, EPOCHS, LENGTH, SWEEP_ROWS, VOCABULARY
+from anatomy.train.loop import Trained, Training
 
-VOCABULARY, LENGTH = 1024, 256
 CODE = {
     "model": ("config", "routing", "dispatch", "transformer"),
-    "train": ("loop", "corpus", "tokens", "instructions"),
+    "train": ("loop", "corpus", "tokens", "instructions", "data"),
 }
+HELD_OUT = 16_384  # tokens of each domain that losses are measured on
 LIBRARIES = ("jax", "optax", "tokenizers")
 
 
@@ -43,7 +43,7 @@ class Recipe:
         about: what it is for, in a line.
         config: of the model.
         training: how.
-        data: a key of `DATA`.
+        data: a key of `data.DATA`.
         start: name of the recipe whose weights it begins with, or none.
     """
 
@@ -54,31 +54,35 @@ class Recipe:
     start: str | None = None
 
 
-DATA: dict[str, Callable[[], Data]] = {
-    # The article's epochs: two of prose, four of code.
-    "mixture": lambda: tokens.mixture(tokens.tokenizer(VOCABULARY), LENGTH),
-    "long": lambda: tokens.mixture(tokens.tokenizer(VOCABULARY), 4 * LENGTH, seed=1),
-    "short": lambda: tokens.mixture(tokens.tokenizer(VOCABULARY), LENGTH // 2),
-    "instructions": lambda: instructions.Instructions(
-        instructions.pairs("train", 1000), tokens.tokenizer(VOCABULARY), 48, seed=0
-    ),
-}
-
 GPT = Config(vocabulary=VOCABULARY, context=LENGTH)  # the article's 16 experts, 2 of them used, and one key head
 SMALL = Config(
     vocabulary=VOCABULARY, context=LENGTH // 2, layers=2, d_model=96, heads=3, kv_heads=1, head_dim=32, d_ff=96
 )  # a sweep in minutes
-SWEEP = Training(steps=300, batch=16, learning_rate=4e-3, z=0.0)
+SWEEP = Training(steps=SWEEP_ROWS // 16, batch=16, learning_rate=4e-3, z=0.0)
+TUNING = Training(steps=64, batch=16, learning_rate=1e-3, warm_up=4, z=0.0)
 SEEDS = (0, 1, 2)
+EXPERTS = (1, 4, 16, 64)
+ROUTERS = {"hash": "the hash of a token", "expert_choice": "experts, which choose their tokens"}
+HEADS = {
+    "multi_head": {"heads": 3, "kv_heads": 3},
+    "grouped": {"heads": 4, "kv_heads": 2, "head_dim": 24},
+    "multi_query": {"heads": 3, "kv_heads": 1},
+}
 
 
-def sweep(about: str, config: Config, **changes: object) -> dict[int, Recipe]:
-    """The same small training with several seeds."""
-    training = dataclasses.replace(SWEEP, **changes)
-    return {
-        seed: Recipe(about=about, config=config, training=dataclasses.replace(training, seed=seed), data="short")
-        for seed in SEEDS
-    }
+def sweep(
+    about: str, config: Config = SMALL, data: str = "short", start: str | None = None, **changes: object
+) -> Recipe:
+    """A small training on as many tokens as all others, or a tuning of what it left."""
+    training = dataclasses.replace(TUNING if start else SWEEP, **changes)
+    if config.experts == 1:
+        training = dataclasses.replace(training, dispatch="all_experts")
+    return Recipe(about=about, config=config, training=training, data=data, start=start)
+
+
+def with_experts(experts: int) -> Config:
+    """So many experts, two of them used; of one, which is dense, twice the width."""
+    return SMALL.replace(experts=experts) if experts > 1 else SMALL.replace(experts=1, top_k=1, d_ff=2 * SMALL.d_ff)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -90,10 +94,10 @@ RECIPES: dict[str, Recipe] = {
     "draft": Recipe(
         about="A dense model of one layer that guesses what the target will say.",
         config=GPT.replace(layers=1, d_model=128, heads=2, d_ff=512, experts=1, top_k=1),
-        training=Training(steps=600, batch=16, learning_rate=4e-3, dispatch="all_experts"),
+        training=Training(steps=500, batch=16, learning_rate=4e-3, dispatch="all_experts"),
     ),
     "context": Recipe(
-        about="The target, fine-tuned to four times the context by position interpolation.",
+        about="The target, tuned to four times the context by position interpolation.",
         config=GPT.replace(context=4 * LENGTH, rope_scale=4.0),
         training=Training(steps=40, batch=4, learning_rate=5e-4, warm_up=5),
         data="long",
@@ -106,36 +110,39 @@ RECIPES: dict[str, Recipe] = {
         data="instructions",
         start="target",
     ),
-    "ramp": Recipe(
-        about="A batch that grows fourfold over half of the data.",
-        config=SMALL,
-        training=dataclasses.replace(SWEEP, steps=480, batch_start=4, ramp=2400),
-        data="short",
-    ),
+    **{
+        f"experts_{n}_{seed}": sweep(f"{n} experts, seed {seed}.", with_experts(n), seed=seed)
+        for n in EXPERTS
+        for seed in SEEDS
+    },
+    **{
+        f"tuned_{n}_{seed}": sweep(
+            f"{n} experts, seed {seed}, tuned to a little code.", with_experts(n), "unseen_code", f"experts_{n}_{seed}"
+        )
+        for n in EXPERTS
+        for seed in SEEDS
+    },
+    **{
+        f"router_{router}": sweep(f"16 experts; the router is {who}.", SMALL.replace(router=router))
+        for router, who in ROUTERS.items()
+    },
+    "unbalanced": sweep("16 experts without the loss that balances them.", balance=0.0),
+    # The same rows in other batches; rates go by the square root of the batch.
+    "batch_4": sweep("Batches of 4 rows.", steps=960, batch=4, learning_rate=2e-3, warm_up=80),
+    "batch_64": sweep("Batches of 64 rows.", steps=60, batch=64, micro_batch=16, learning_rate=8e-3, warm_up=5),
+    "ramp": sweep("A batch that grows from 4 rows to 16.", steps=385, batch_start=4, ramp=1600),
+    **{f"epochs_{n}": sweep(f"{n} epochs of a part of the data.", data=f"epochs_{n}") for n in EPOCHS},
+    # Half the rows of twice the length.
+    **{
+        f"attention_{name}": sweep(
+            f"{heads['kv_heads']} key and value heads for {heads['heads']} query heads.",
+            SMALL.replace(experts=4, context=LENGTH, **heads),
+            "mixture",
+            batch=SWEEP.batch // 2,
+        )
+        for name, heads in HEADS.items()
+    },
 }
-for _experts in (4, 16, 64):
-    for _seed, _recipe in sweep(f"{_experts} experts, 2 of them used.", SMALL.replace(experts=_experts)).items():
-        RECIPES[f"experts_{_experts}_{_seed}"] = _recipe
-for _seed, _recipe in sweep(
-    "Dense, with as many active parameters as two experts.", SMALL.replace(experts=1, top_k=1, d_ff=192)
-).items():
-    RECIPES[f"experts_1_{_seed}"] = dataclasses.replace(
-        _recipe, training=dataclasses.replace(_recipe.training, dispatch="all_experts")
-    )
-for _name, _kv_heads in {"multi_head": 3, "multi_query": 1}.items():
-    RECIPES[f"attention_{_name}"] = Recipe(
-        about=f"{_kv_heads} key and value heads for 3 query heads.",
-        config=SMALL.replace(experts=4, kv_heads=_kv_heads, context=LENGTH),
-        training=SWEEP,
-    )
-RECIPES["attention_grouped"] = Recipe(
-    about="2 key and value heads for 4 query heads.",
-    config=SMALL.replace(experts=4, heads=4, kv_heads=2, head_dim=24, context=LENGTH),
-    training=SWEEP,
-)
-for _router in ("hash", "expert_choice"):
-    RECIPES[f"router_{_router}"] = sweep(f"16 experts, chosen by {_router}.", SMALL.replace(router=_router))[0]
-RECIPES["unbalanced"] = sweep("16 experts without the loss that balances them.", SMALL, balance=0.0)[0]
 
 
 def essence(source: str) -> str:
@@ -191,19 +198,35 @@ def trained(name: str, progress: bool = True) -> Trained:
             weights = jax.tree.map(jnp.asarray, found[1].weights)
             rows = {"rows": recipe.training.batches().astype(float)}
             return Trained(recipe.config, weights, dict(found[1].history) | rows)
-        began = time.monotonic()
-        made = loop.train(
+        return loop.train(
             recipe.config, recipe.training, DATA[recipe.data](), directory, digest(name), start, progress=progress
         )
-        spent = seconds(name) + time.monotonic() - began
-        write_atomically(directory / "seconds.json", json.dumps(spent).encode())
-        return made
 
 
 def seconds(name: str) -> float:
     """Wall time that the training took on this machine; 0 if it was not trained here."""
-    file = place(name) / "seconds.json"
-    return float(json.loads(file.read_text())) if file.exists() else 0.0
+    return loop.spent(place(name))
+
+
+def held_out(name: str, progress: bool = True) -> dict[str, float]:
+    """Loss of a recipe's model in nats a token on text that no training has seen, by domain; kept beside the model.
+
+    The first `HELD_OUT` tokens of each domain's held-out documents, in rows of the model's context; dispatch is exact.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    file = place(name) / "held_out.json"
+    if not file.exists():
+        config, weights, _ = trained(name, progress)
+        measured = {}
+        with jax.enable_x64(False):
+            for domain in tokens.EPOCHS:
+                rows = tokens.packed(tokens.tokenizer(VOCABULARY), domain, "held_out", config.context)
+                some = rows[: HELD_OUT // config.context].reshape(HELD_OUT // 4096, -1, config.context + 1)
+                measured[domain] = float(np.mean([loop.losses(config, weights, part) for part in some]))
+        write_atomically(file, json.dumps(measured).encode())
+    return json.loads(file.read_text())
 
 
 def main() -> None:
@@ -213,7 +236,8 @@ def main() -> None:
     for name in parser.parse_args().names:
         made = trained(name)
         rows = int(made.history["rows"].sum())
-        print(f"{name:<22} {seconds(name):7.1f} s  {rows:6,} rows  loss {made.history['loss'][-20:].mean():.3f}")
+        loss = ", ".join(f"{domain} {loss:.3f}" for domain, loss in held_out(name).items())
+        print(f"{name:<22} {seconds(name):7.1f} s  {rows:6,} rows  held out: {loss}", flush=True)
     print(f"{'in all':<22} {sum(map(seconds, RECIPES)):7.1f} s")
 
 

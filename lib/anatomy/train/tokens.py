@@ -269,6 +269,53 @@ class Mixture:
         return tokens, labels
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Repeated:
+    """A few rows of a mixture, read again and again without end, each time in another order.
+
+    Attributes:
+        data: that the rows are of.
+        numbers: of these rows.
+        seed: of the orders.
+
+    Raises:
+        TypeError, ValueError: there are no rows, one is beyond the end, or the seed is impossible.
+    """
+
+    data: Mixture
+    numbers: Int64[np.ndarray, "U"]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be read."""
+        check_arguments("Repeated", AT_LEAST_NONE, seed=self.seed)
+        if not len(self.numbers) or min(self.numbers) < 0 or max(self.numbers) >= len(self.data):
+            raise ValueError(f"Repeated.numbers is {self.numbers}; allowed: at least 1, each below {len(self.data)}")
+
+    @functools.cached_property
+    def table(self) -> tuple[Int32[np.ndarray, "U length+1"], Int32[np.ndarray, "U"]]:
+        """The rows, and the domain of each."""
+        rows, labels = zip(*(self.data.rows(int(number), 1) for number in self.numbers), strict=True)
+        return np.concatenate(rows), np.concatenate(labels)
+
+    def rows(self, start: int, count: int) -> tuple[Int32[np.ndarray, "count length+1"], Int32[np.ndarray, "count"]]:
+        """Tokens of `count` rows from `start` on, and the domain of each.
+
+        Raises:
+            TypeError, ValueError: start or count is no whole number of at least 0.
+        """
+        check_arguments("Repeated", AT_LEAST_NONE, start=start, count=count)
+        numbers = endless(len(self.numbers), start, count, self.seed)
+        return self.table[0][numbers], self.table[1][numbers]
+
+
+def endless(size: int, start: int, count: int, seed: int) -> list[int]:
+    """Numbers at `count` places from `start` on, of `size` things in another order each time through."""
+    places = [divmod(place, size) for place in range(start, start + count)]
+    orders = {time: permutation(size, seed, time) for time in {time for time, _ in places}}
+    return [int(orders[time][place]) for time, place in places]
+
+
 def mixture(tokenizer: Tokenizer, length: int, epochs: Mapping[str, int] = EPOCHS, seed: int = 0) -> Mixture:
     """The training documents of these domains, packed and mixed.
 

@@ -1,0 +1,108 @@
+"""A small training in a process of its own, killed and started again, beside one that was never killed.
+
+`python -m anatomy.train.killed DIRECTORY` trains a small model on a Markov source, with a checkpoint at each step, or
+goes on where the last checkpoint in the directory ends. SIGKILL cannot be caught: whatever the process was about to
+write or to clean up is left as it is.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from anatomy.model import Config
+from anatomy.train import checkpoint
+from anatomy.train.loop import Training, train
+from anatomy.train.markov import random_markov
+
+CONFIG = Config(
+    vocabulary=16, layers=2, d_model=32, heads=2, kv_heads=1, head_dim=16, d_ff=32, experts=4, top_k=2, context=32
+)
+TRAINING = Training(steps=60, batch=8, batch_start=4, ramp=100)
+LOOK = 0.005  # seconds between two looks for a checkpoint
+
+
+def run(directory: Path, kills: Sequence[int] = ()) -> list[int]:
+    """Train to the end. The process is killed as soon as it has written the checkpoint of each of these steps.
+
+    Args:
+        directory: of the checkpoints.
+        kills: steps, in rising order. Where in the step that follows the kill falls is left to chance.
+
+    Returns:
+        For each kill the step of the newest checkpoint that it left.
+
+    Raises:
+        RuntimeError: the process failed, or ended before it was killed.
+    """
+    left = []
+    for step in kills:
+        process = _start(directory)
+        while process.poll() is None and _step(directory) < step:
+            time.sleep(LOOK)
+        process.send_signal(signal.SIGKILL)
+        _, said = process.communicate()
+        if process.returncode != -signal.SIGKILL:
+            raise RuntimeError(f"the training was not killed after step {step}: {_last(said)}")
+        left.append(_step(directory))
+    process = _start(directory)
+    _, said = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the training failed: {_last(said)}")
+    return left
+
+
+def newest(directory: Path) -> dict[str, np.ndarray]:
+    """All that the newest checkpoint holds: weights, state of the optimizer, and history, by name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not (found := checkpoint.newest_first(directory)):
+        raise ValueError(f"directory {directory} has no checkpoint; allowed: one in which a training ran")
+    return load_file(found[0])
+
+
+def differing(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> int:
+    """Values of which any bit differs.
+
+    Raises:
+        ValueError: the two have other arrays.
+    """
+    shapes = [{name: (a.shape, a.dtype) for name, a in arrays.items()} for arrays in (one, other)]
+    if shapes[0] != shapes[1]:
+        wrong = sorted(name for name in one | other if shapes[0].get(name) != shapes[1].get(name))
+        raise ValueError(f"arrays {wrong} differ in shape or type, or are in one alone; allowed: the same arrays")
+    bits = ((a.view(f"u{a.itemsize}"), other[name].view(f"u{a.itemsize}")) for name, a in one.items())
+    return sum(int(np.count_nonzero(a != b)) for a, b in bits)
+
+
+def _start(directory: Path) -> subprocess.Popen[str]:
+    """Start the training."""
+    command = [sys.executable, "-m", "anatomy.train.killed", str(directory)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def _step(directory: Path) -> int:
+    """Of the newest checkpoint; 0 if there is none."""
+    found = checkpoint.newest_first(directory)
+    return int(checkpoint.NAME.fullmatch(found[0].name)[1]) if found else 0
+
+
+def _last(said: str) -> str:
+    """The last line of what a process said."""
+    return (said.strip().splitlines() or ["it ended and said nothing"])[-1]
+
+
+def main() -> None:
+    """Train, or go on where the last checkpoint ends."""
+    train(CONFIG, TRAINING, random_markov(CONFIG.context), Path(sys.argv[1]), "killed", every=1, progress=False)
+
+
+if __name__ == "__main__":
+    main()
