@@ -25,7 +25,7 @@ book: models  ## the site, strictly: a warning is an error
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book lies at file://$(CURDIR)/$(SITE)"
 
-test: models  ## every test, the built site included
+test: book  ## every test, the built site included
 	$(BIN)/python -m pytest
 
 models: $(VENV)/ready  ## the small models; each is trained once and goes on after a kill

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from anatomy.model import Config
-from anatomy.train import data, loop, recipes
+from anatomy.train import cache, data, loop, recipes
 from anatomy.train.loop import Training
 from anatomy.train.markov import random_markov
 from anatomy.train.recipes import RECIPES, Recipe
@@ -94,7 +94,7 @@ def test_any_change_is_another_recipe(kitchen, monkeypatch):
 def test_comments_and_docstrings_make_no_other_recipe():
     one = '"""Says."""\ndef f(x):\n    """Does."""\n    return x + 1\n'
     two = "def f(x):  # plainly\n    return (x + 1)\n"
-    assert recipes.essence(one) == recipes.essence(two) != recipes.essence(two.replace("1", "2"))
+    assert cache.essence(one) == cache.essence(two) != cache.essence(two.replace("1", "2"))
 
 
 def test_an_unknown_recipe_is_an_error_that_names_the_others():

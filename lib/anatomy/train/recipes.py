@@ -8,13 +8,10 @@ it. Change any of these, and it is trained anew; kill a training, and it goes on
 """
 
 import argparse
-import ast
 import dataclasses
 import hashlib
 import json
 from functools import cache
-from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 
 import jax
@@ -23,7 +20,7 @@ import numpy as np
 
 from anatomy.model import Config
 from anatomy.train import checkpoint, loop, tokens
-from anatomy.train.cache import cache_directory, write_atomically
+from anatomy.train.cache import cache_directory, code_hash, write_atomically
 from anatomy.train.data import DATA, EPOCHS, LENGTH, SWEEP_ROWS, VOCABULARY
 from anatomy.train.loop import Trained, Training
 
@@ -145,25 +142,10 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def essence(source: str) -> str:
-    """What a module does: its syntax without comments, layout and docstrings."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
-
-
 @cache
 def code() -> str:
     """SHA-256 of the code that training goes through, comments aside, and of the versions of the libraries."""
-    made = hashlib.sha256()
-    for room, names in CODE.items():
-        for name in names:
-            made.update(essence(files("anatomy").joinpath(room, f"{name}.py").read_text("utf-8")).encode())
-    for library in LIBRARIES:
-        made.update(f"{library} {version(library)}".encode())
-    return made.hexdigest()
+    return code_hash([f"{room}/{name}.py" for room, names in CODE.items() for name in names], LIBRARIES)
 
 
 def digest(name: str) -> str:

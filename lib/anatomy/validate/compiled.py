@@ -37,6 +37,7 @@ from anatomy.cost.memory import state_parameters
 from anatomy.model import Config, init
 from anatomy.specs import Chip, Cluster, Link, Node, Plan, Recompute
 from anatomy.train import mesh as meshes
+from anatomy.train.cache import answered
 from anatomy.train.loop import Training
 from anatomy.train.mesh.layout import AXES, REPLICAS
 from anatomy.validate import hlo
@@ -399,7 +400,7 @@ def mismatch(rows: Iterable[Row]) -> float:
 
 
 def in_subprocess(cases: Sequence[Case] = CASES) -> list[Row]:
-    """Rows of all cases, from a process that has as many devices as the largest needs.
+    """Rows of all cases, from a process that has as many devices as the largest needs; kept in the cache.
 
     Raises:
         RuntimeError: the process failed; the message is the last that it said.
@@ -408,11 +409,17 @@ def in_subprocess(cases: Sequence[Case] = CASES) -> list[Row]:
         case._asdict() | {"config": dataclasses.asdict(case.config), "plan": dataclasses.asdict(case.plan)}
         for case in cases
     ]
-    command = [sys.executable, "-m", "anatomy.validate.compiled"]
-    done = subprocess.run(command, input=json.dumps(question), capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"the steps were not compiled: {done.stderr.strip().splitlines()[-1]}")
-    answer = json.loads(done.stdout.splitlines()[-1])
+    asked = json.dumps(question)
+
+    def compiled() -> list[dict[str, Any]]:
+        done = subprocess.run(
+            [sys.executable, "-m", "anatomy.validate.compiled"], input=asked, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(f"the steps were not compiled: {done.stderr.strip().splitlines()[-1]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    answer = answered(asked, ("specs", "cost", "model", "train", "validate"), compiled)
     return [Row(**row | {"terms": tuple(map(tuple, row["terms"]))}) for row in answer]
 
 

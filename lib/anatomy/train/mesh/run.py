@@ -24,6 +24,7 @@ from anatomy.model import Config, Weights, init
 from anatomy.specs import Plan
 from anatomy.train import loop
 from anatomy.train import mesh as meshes
+from anatomy.train.cache import answered
 from anatomy.train.loop import Training
 
 # Compiled in half the time; the arithmetic is the same.
@@ -113,12 +114,15 @@ def on_mesh(run: Run) -> Made:
 
 
 def in_subprocess(runs: Sequence[Run]) -> list[Made]:
-    """What comes out of runs in a process that has as many devices as the largest needs.
+    """What comes out of runs in a process that has as many devices as the largest needs; kept in the cache.
 
     Raises:
         RuntimeError: the process failed; the message is the last that it said.
     """
-    return in_processes(runs, 1)[0]
+    made = answered(
+        repr(runs), ("specs", "model", "train"), lambda: [one._asdict() for one in in_processes(runs, 1)[0]]
+    )
+    return [Made(**one) for one in made]
 
 
 def in_processes(runs: Sequence[Run], count: int) -> list[list[Made]]:
