@@ -11,12 +11,15 @@ import argparse
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from anatomy.model import Config
 from anatomy.train import checkpoint, loop, tokens
@@ -190,25 +193,43 @@ def seconds(name: str) -> float:
     return loop.spent(place(name))
 
 
-def held_out(name: str, progress: bool = True) -> dict[str, float]:
-    """Loss of a recipe's model in nats a token on text that no training has seen, by domain; kept beside the model.
+def measured(name: str, what: str, measure: Callable[[Trained], Any]) -> Any:
+    """Something measured of a recipe's model once, as JSON holds it, and kept beside the model.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    file = place(name) / f"{what}.json"
+    if not file.exists():
+        write_atomically(file, json.dumps(measure(trained(name))).encode())
+    return json.loads(file.read_text())
+
+
+def held_out(name: str) -> dict[str, float]:
+    """Loss of a recipe's model in nats a token on text that no training has seen, by domain.
 
     The first `HELD_OUT` tokens of each domain's held-out documents, in rows of the model's context; dispatch is exact.
 
     Raises:
         ValueError: there is no such recipe.
     """
-    file = place(name) / "held_out.json"
-    if not file.exists():
-        config, weights, _ = trained(name, progress)
-        measured = {}
-        with jax.enable_x64(False):
-            for domain in tokens.EPOCHS:
-                rows = tokens.packed(tokens.tokenizer(VOCABULARY), domain, "held_out", config.context)
-                some = rows[: HELD_OUT // config.context].reshape(HELD_OUT // 4096, -1, config.context + 1)
-                measured[domain] = float(np.mean([loop.losses(config, weights, part) for part in some]))
-        write_atomically(file, json.dumps(measured).encode())
-    return json.loads(file.read_text())
+
+    def measure(made: Trained) -> dict[str, float]:
+        return {
+            domain: mean_loss(
+                made, tokens.packed(tokens.tokenizer(VOCABULARY), domain, "held_out", made.config.context)
+            )
+            for domain in tokens.EPOCHS
+        }
+
+    return measured(name, "held_out", measure)
+
+
+def mean_loss(made: Trained, rows: Int[np.ndarray, "R length+1"]) -> float:
+    """Loss in nats a token on the first `HELD_OUT` tokens of some rows; dispatch is exact."""
+    parts = rows[: HELD_OUT // made.config.context].reshape(HELD_OUT // 4096, -1, rows.shape[1])
+    with jax.enable_x64(False):
+        return float(np.mean([loop.losses(made.config, made.weights, part) for part in parts]))
 
 
 def main() -> None:
@@ -216,8 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m anatomy.train.recipes", description=__doc__)
     parser.add_argument("names", nargs="*", default=list(RECIPES), help="of recipes; all by default")
     for name in parser.parse_args().names:
-        made = trained(name)
-        rows = int(made.history["rows"].sum())
+        rows = int(RECIPES[name].training.batches().sum())
         loss = ", ".join(f"{domain} {loss:.3f}" for domain, loss in held_out(name).items())
         print(f"{name:<22} {seconds(name):7.1f} s  {rows:6,} rows  held out: {loss}", flush=True)
     print(f"{'in all':<22} {sum(map(seconds, RECIPES)):7.1f} s")

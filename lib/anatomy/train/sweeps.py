@@ -6,19 +6,16 @@ seeds is that of the weights; another text would move all of them.
 Symbols: E experts, k of them for each token, p_e the share of tokens that visit expert e; these add up to k.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float
 from scipy.special import entr
 
 from anatomy.cost.routing import tokens_per_expert
 from anatomy.specs.base import between, check_arguments, refuse_where
-from anatomy.train import loop, recipes
-from anatomy.train.cache import write_atomically
+from anatomy.train import recipes
 from anatomy.train.data import DATA
 
 AT_LEAST_NONE, SHARE = between(whole=True), between(high=1.0)
@@ -88,22 +85,16 @@ def held_out(name: str) -> float:
 
 
 def on_tuning_rows(name: str) -> float:
-    """Loss of a recipe's model in nats a token on the rows of the tunings, with exact dispatch; kept beside the model.
+    """Loss of a recipe's model in nats a token on the rows of the tunings, with exact dispatch.
 
     For a recipe `tuned_*` that is text it was tuned to, for one that it started from, text like it but unseen.
 
     Raises:
         ValueError: there is no such recipe.
     """
-    file = recipes.place(name) / "tuning_rows.json"
-    if not file.exists():
-        config, weights, _ = recipes.trained(name)
-        rows, _ = DATA[TUNED_ON]().rows(0, ROWS)
-        with jax.enable_x64(False):
-            parts = rows.reshape(4, ROWS // 4, -1)  # of the size that held-out losses are measured in
-            loss = float(np.mean([loop.losses(config, weights, part) for part in parts]))
-        write_atomically(file, json.dumps(loss).encode())
-    return float(json.loads(file.read_text()))
+    return recipes.measured(
+        name, "tuning_rows", lambda made: recipes.mean_loss(made, DATA[TUNED_ON]().rows(0, ROWS)[0])
+    )
 
 
 def gap(name: str) -> float:
@@ -150,7 +141,7 @@ def final_load(name: str) -> Float[np.ndarray, "steps L E"]:
     Raises:
         ValueError: there is no such recipe.
     """
-    return recipes.trained(name).history["load"][-LAST:].astype(float)
+    return np.array(recipes.measured(name, "final_load", lambda made: made.history["load"][-LAST:].tolist()))
 
 
 def final_dropped(name: str) -> float:
@@ -159,7 +150,7 @@ def final_dropped(name: str) -> float:
     Raises:
         ValueError: there is no such recipe.
     """
-    return float(recipes.trained(name).history["dropped"][-LAST:].mean())
+    return recipes.measured(name, "final_dropped", lambda made: float(made.history["dropped"][-LAST:].mean()))
 
 
 def kept(name: str) -> float:
