@@ -1,19 +1,19 @@
 """The noise of gradients: how large a batch still pays, estimated from a training's own gradients.
 
 Symbols: G the true gradient, Sigma the covariance of the gradients of single rows, S = tr Sigma. A mean gradient over
-B rows has the expected squared norm
+B rows has the expected squared norm::
 
     E |G_B|^2 = |G|^2 + S / B
 
-so that its norms at two batch sizes, b rows of a unit and B rows of a batch of n = B / b units, give both:
+so that its norms at two batch sizes, b rows of a unit and B rows of a batch of n = B / b units, give both::
 
     |G|^2 = (B |G_B|^2 - b |G_b|^2) / (B - b),    S = (|G_b|^2 - |G_B|^2) / (1 / b - 1 / B)
 
 Runs that reach one loss in batches of B rows after E rows tell the same by what they needed: with the fewest steps
 S_min and the fewest rows E_min that could have done, the critical batch is E_min / S_min.
 
-Source: mccandlish2018empirical, section 2.2 for B_simple = S / |G|^2, appendix A.1 for its estimate; equation 2.11 for
-the rows that runs need.
+Source: mccandlish2018empirical, section 2.2 for ``B_simple = S / |G|^2``, appendix A.1 for its estimate; equation
+2.11 for the rows that runs need.
 """
 
 from typing import NamedTuple
@@ -67,7 +67,7 @@ def estimate(
         batch: B, rows of each step; `history["rows"]`.
 
     Returns:
-        |G|^2 and S of each step.
+        ``|G|^2`` and S of each step.
 
     Raises:
         TypeError, ValueError: a norm is negative or no number, the unit is not above 0, or a batch has one unit only,
