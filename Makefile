@@ -21,7 +21,8 @@ $(VENV)/ready: $(VENV)/locked pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-book: models  ## the site, strictly: a warning is an error
+book: models  ## the site, strictly: a warning is an error; anew, from cells that are executed only if they changed
+	rm -rf _build/html
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book lies at file://$(CURDIR)/$(SITE)"
 
