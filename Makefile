@@ -22,7 +22,7 @@ $(VENV)/ready: $(VENV)/locked pyproject.toml
 	touch $@
 
 book: models  ## the site, strictly: a warning is an error; anew, from cells that are executed only if they changed
-	rm -rf _build/html
+	rm -rf _build/html _build/.doctrees
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book lies at file://$(CURDIR)/$(SITE)"
 

@@ -37,6 +37,7 @@ def shares(chosen: Int[Array, "L ... k"], experts: int) -> Float[Array, "L E"]:
     return jnp.stack([jnp.bincount(layer, length=experts) for layer in flat]) / flat.shape[1]
 
 
+@partial(jax.jit, static_argnums=1)
 def alike(chosen: Int[Array, "L S m k"], experts: int) -> Float[Array, "L"]:
     """Intraclass correlation rho of the choices within sequences, for each layer.
 
@@ -66,9 +67,11 @@ def alike(chosen: Int[Array, "L S m k"], experts: int) -> Float[Array, "L"]:
     share = per_sequence(chosen, experts) / tokens
     between = tokens / (sequences - 1) * jnp.sum((share - share.mean(1, keepdims=True)) ** 2, axis=(1, 2))
     within = tokens / (tokens - 1) * jnp.sum(share * (1 - share), axis=(1, 2)) / sequences
-    return (between - within) / (between + (tokens - 1) * within)
+    varies = jnp.any(share != share[:, :1], axis=(1, 2)) | (within > 0)
+    return jnp.where(varies, (between - within) / (between + (tokens - 1) * within), jnp.nan)
 
 
+@partial(jax.jit, static_argnums=1)
 def per_sequence(chosen: Int[Array, "L S m k"], experts: int) -> Int[Array, "L S E"]:
     """Tokens of each sequence that visit each expert, in each layer."""
     count = jax.vmap(jax.vmap(lambda one: jnp.bincount(one, length=experts)))

@@ -5,6 +5,7 @@ goes on where the last checkpoint in the directory ends. SIGKILL cannot be caugh
 write or to clean up is left as it is.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -83,9 +84,13 @@ def differing(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> int:
 
 
 def _start(directory: Path) -> subprocess.Popen[str]:
-    """Start the training."""
+    """Start the training; programs that were compiled once are found again, beside the directory."""
     command = [sys.executable, "-m", "anatomy.train.killed", str(directory)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    found = {
+        "JAX_COMPILATION_CACHE_DIR": str(directory.parent / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | found)
 
 
 def _step(directory: Path) -> int:
