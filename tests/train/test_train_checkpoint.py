@@ -1,5 +1,7 @@
 """Checkpoints: what was written comes back, and what was not written whole is refused."""
 
+import os
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -91,10 +93,13 @@ def test_another_model_is_refused_by_the_first_array_that_differs(tmp_path, stat
         checkpoint.load(path, other, "mine")
 
 
-def test_what_a_killed_writer_left_is_cleared(tmp_path, state):
-    (tmp_path / ".step-00000001.safetensors.abcd").write_bytes(b"half")
+def test_what_a_killed_writer_left_is_cleared_and_what_another_writes_is_not(tmp_path, state):
+    old, new = (tmp_path / f".step-00000001.safetensors.{end}" for end in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
     checkpoint.save(tmp_path, 2, state, "mine")
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002.safetensors"]
+    assert {path.name for path in tmp_path.iterdir()} == {new.name, "step-00000002.safetensors"}
 
 
 def test_types_are_kept(tmp_path):

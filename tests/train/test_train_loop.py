@@ -173,11 +173,13 @@ def test_the_bar_shows_what_is_asked_for(source, capsys):
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ({"steps": 0}, "Training.steps is 0; allowed: at least 1"),
-        ({"batch": 2.5}, "Training.batch is 2.5; allowed: at least 1"),
-        ({"learning_rate": 0}, "Training.learning_rate is 0; allowed: above 0"),
-        ({"clip": float("nan")}, "Training.clip is nan; allowed: above 0"),
-        ({"decay": -1}, "Training.decay is -1; allowed: at least 0"),
+        ({"steps": 0}, "Training.steps is 0; allowed: a whole number at least 1"),
+        ({"batch": 2.5}, "Training.batch is 2.5; allowed: a whole number at least 1"),
+        ({"steps": True}, "Training.steps is True; allowed: a whole number at least 1"),
+        ({"learning_rate": 0}, "Training.learning_rate is 0; allowed: a finite number above 0"),
+        ({"learning_rate": "x"}, "Training.learning_rate is 'x'; allowed: a finite number above 0"),
+        ({"clip": float("nan")}, "Training.clip is nan; allowed: a finite number above 0"),
+        ({"decay": -1}, "Training.decay is -1; allowed: a finite number at least 0"),
         ({"dispatch": "magic"}, "Training.dispatch is 'magic'; allowed: all_experts"),
         ({"batch": 10, "micro_batch": 4}, r"Training.batch is 10; allowed: a multiple of micro_batch \(4\)"),
         ({"batch": 8, "batch_start": 16, "ramp": 5}, "Training.batch is 8; allowed: a multiple"),
@@ -186,8 +188,39 @@ def test_the_bar_shows_what_is_asked_for(source, capsys):
     ],
 )
 def test_bad_trainings_are_refused(wrong, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         Training(**({"steps": 5} | wrong))
+
+
+@pytest.mark.parametrize(
+    "changes, how, words",
+    [
+        ({}, {"every": 0}, "train.every is 0; allowed: a whole number at least 1"),
+        ({"vocabulary": 8}, {}, "a token of the data is [0-9]+; allowed: below 8, Config.vocabulary"),
+        ({"context": 16}, {}, "tokens of a sequence are 32; allowed: at most 16, the Config.context"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(source, changes, how, words):
+    with pytest.raises(ValueError, match=words):
+        train(CONFIG.replace(**changes), Training(steps=2, batch=4), source, progress=False, **how)
+
+
+def test_data_that_ends_too_early_is_refused_before_the_first_step(source):
+    class Short:
+        def rows(self, first, count):
+            if first + count > 6:
+                raise ValueError("the end")
+            raise AssertionError("a step was begun")
+
+    with pytest.raises(ValueError, match="the end"):
+        train(CONFIG, Training(steps=2, batch=4), Short(), progress=False)
+
+
+def test_a_damaged_clock_is_forgotten(tmp_path, source):
+    train(CONFIG, Training(steps=2, batch=4), source, tmp_path, "m", progress=False)
+    (tmp_path / loop.CLOCK).write_text("{")
+    assert loop.spent(tmp_path) == 0
+    train(CONFIG, Training(steps=2, batch=4), source, tmp_path, "m", progress=False)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(source):

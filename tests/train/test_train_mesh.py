@@ -128,7 +128,9 @@ def test_the_timetable_is_a_pipeline(gpipe, p, m):
         ({"data": 8, "expert": 8}, "4 experts do not split 8 ways"),
         ({"micro_batch": 5}, "16 sequences are no whole micro-batches of 5 on 1 replicas"),
         ({"zero": 2}, "ZeRO 2 does not run here; allowed: 0, 1, 3"),
-        ({"chunks": 2}, "2 chunks do not run here; allowed: 1"),
+        ({"chunks": 2}, "chunks of 2 does not run here; allowed: 1"),
+        ({"recompute": 2}, "recompute of 2 does not run here; allowed: 0"),
+        ({"overlap": 0.5}, "overlap of 0.5 does not run here; allowed: 0"),
     ],
 )
 def test_plans_that_cannot_be_run_are_refused_with_the_reason(plan, words):

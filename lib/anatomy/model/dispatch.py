@@ -70,8 +70,12 @@ def by_capacity(
     """
     experts = stacked(experts)
     count = experts.gate.shape[0]
-    places = min(len(x), math.ceil(factor * choices.expert.size / count))
-    return into_places(x, choices, count, places, lambda table: jax.vmap(expert)(table, experts))
+    return into_places(x, choices, count, room(choices, count, factor), lambda table: jax.vmap(expert)(table, experts))
+
+
+def room(choices: Choices, count: int, factor: float) -> int:
+    """Places of each expert: `factor` times its even share of the choices, and no more than there are tokens."""
+    return min(len(choices.expert), math.ceil(factor * choices.expert.size / count))
 
 
 @jax.custom_vjp
@@ -132,8 +136,7 @@ def with_overflow(
     """As `by_capacity`, and exact: where a place is missing, all experts compute all tokens instead."""
     experts = stacked(experts)
     count = experts.gate.shape[0]
-    places = min(len(x), math.ceil(factor * choices.expert.size / count))
-    _, kept = place_in_expert(choices, count, places)
+    _, kept = place_in_expert(choices, count, room(choices, count, factor))
     enough = kept.sum() == (choices.weight > 0).sum()
     return jax.lax.cond(enough, partial(by_capacity, factor=factor), all_experts, x, choices, experts)
 

@@ -225,7 +225,13 @@ def forward(
         tokens: ids; with a cache they follow those that it holds.
         cache: of earlier tokens, or none.
         send: brings tokens to experts; see `dispatch`.
+
+    Raises:
+        ValueError: a sequence has more tokens than the context, or than the cache has room for.
     """
+    room, limit = (config.context, "Config.context") if cache is None else (cache.key.shape[2], "room of the cache")
+    if tokens.shape[1] > room:
+        raise ValueError(f"tokens of a sequence are {tokens.shape[1]}; allowed: at most {room}, the {limit}")
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     if cache is not None:
         positions = positions + cache.length[:, None]

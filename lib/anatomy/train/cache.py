@@ -73,10 +73,13 @@ def answered(question: str, rooms: Iterable[str], answer: Callable[[], Any]) -> 
     root = files("anatomy")
     modules = sorted(str(path.relative_to(root)) for room in rooms for path in Path(str(root / room)).rglob("*.py"))
     key = hashlib.sha256(f"{question} {code_hash(modules, ('jax', 'jaxlib', 'optax'))}".encode()).hexdigest()[:32]
-    file = cache_directory() / "answers" / f"{key}.json"
+    return kept(cache_directory() / "answers" / f"{key}.json", answer)
+
+
+def kept(file: Path, answer: Callable[[], Any]) -> Any:
+    """What a file of JSON holds; where it is missing or damaged, the answer is computed and the file written."""
     try:
         return json.loads(file.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):  # damaged: computed anew
-        made = answer()
-        write_atomically(file, json.dumps(made).encode())
-        return made
+    except (FileNotFoundError, ValueError):
+        write_atomically(file, json.dumps(answer()).encode())
+        return json.loads(file.read_text("utf-8"))

@@ -7,8 +7,10 @@ so that a truncated, altered or foreign file is refused and the one before it is
 import hashlib
 import json
 import re
+import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from anatomy.train.cache import write_atomically
 
 NAME = re.compile(r"step-(\d{8})\.safetensors")
 KEPT = 2  # the newest may turn out to be unreadable
+ABANDONED = 600.0  # seconds after which a file half written is of a run that was killed
 
 
 def save(directory: Path, step: int, tree: Any, maker: str) -> Path:
@@ -35,8 +38,10 @@ def save(directory: Path, step: int, tree: Any, maker: str) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     arrays = named(tree)
     path = directory / f"step-{step:08d}.safetensors"
-    for left in directory.glob(".step-*"):  # of a run that was killed while it wrote
-        left.unlink(missing_ok=True)
+    for left in directory.glob(".step-*"):
+        with suppress(FileNotFoundError):  # it may be done just now
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
     write_atomically(path, save_arrays(arrays, {"maker": maker, "step": str(step), "sha256": digest(arrays)}))
     for old in newest_first(directory)[KEPT:]:
         old.unlink()

@@ -23,9 +23,11 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from anatomy.model import Config, Weights, dispatch, forward, init
-from anatomy.specs.base import register
+from anatomy.specs.base import FINITE, between, check_arguments, check_number, register
 from anatomy.train import checkpoint
 from anatomy.train.cache import write_atomically
+
+AT_LEAST_NONE = {**between(high=1e300), "allowed": "a finite number at least 0"}
 
 
 class Data(Protocol):
@@ -57,7 +59,7 @@ class Training:
         seed: of the weights.
 
     Raises:
-        ValueError: a field is impossible; the message names it, its value and what is allowed.
+        TypeError, ValueError: a field is impossible; the message names it, its value and what is allowed.
     """
 
     steps: int
@@ -77,14 +79,14 @@ class Training:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        for name in ("steps", "batch"):
-            self._refuse(not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1), name, "at least 1")
-        for name in ("batch_start", "ramp", "micro_batch", "warm_up", "seed"):
-            self._refuse(not (isinstance(getattr(self, name), int) and getattr(self, name) >= 0), name, "at least 0")
-        for name in ("learning_rate", "clip"):
-            self._refuse(not 0 < getattr(self, name) < float("inf"), name, "above 0")
-        for name in ("last", "decay", "balance", "z"):
-            self._refuse(not 0 <= getattr(self, name) < float("inf"), name, "at least 0")
+        for field in dataclasses.fields(self):
+            value, low = getattr(self, field.name), 1 if field.name in ("steps", "batch") else 0
+            if field.type is int:
+                right = isinstance(value, int) and not isinstance(value, bool) and value >= low
+                self._refuse(not right, field.name, f"a whole number at least {low}")
+            elif field.type is float:
+                above = field.name in ("learning_rate", "clip")
+                check_number("Training", field.name, value, FINITE if above else AT_LEAST_NONE)
         self._refuse(self.dispatch not in dispatch.DISPATCHES, "dispatch", ", ".join(dispatch.DISPATCHES))
         self._refuse(self.batch % self.unit, "batch", f"a multiple of micro_batch ({self.unit})")
         self._refuse(self.batch_start % self.unit, "batch_start", f"a multiple of micro_batch ({self.unit})")
@@ -192,6 +194,18 @@ def gradients(
     return made, measured | {"square": optax.tree.norm(made, squared=True)}
 
 
+@partial(jax.jit, donate_argnums=0)
+def added(one: Any, other: Any) -> Any:
+    """Sum of two trees."""
+    return jax.tree.map(jnp.add, one, other)
+
+
+@partial(jax.jit, donate_argnums=0)
+def scaled(tree: Any, factor: float) -> Any:
+    """A tree times a number."""
+    return jax.tree.map(lambda leaf: leaf * factor, tree)
+
+
 @partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
 def update(training: Training, weights: Weights, optimizer: Any, gradient: Weights) -> tuple[Weights, Any, Array]:
     """One step of AdamW; also the norm of the gradient, before it is clipped."""
@@ -225,9 +239,12 @@ def train(
         The model, and its history: a row for each step.
 
     Raises:
-        ValueError: the data has masks and a batch more than one unit; units would weigh alike, whatever they count.
+        TypeError, ValueError: the data ends too early, has longer rows than the context or tokens beyond the
+            vocabulary; it has masks, and a batch is more than one unit, which would weigh alike whatever they count;
+            or `every` is no whole number of at least 1.
         FloatingPointError: the loss is no number.
     """
+    check_arguments("train", between(1, whole=True), every=every)
     if hasattr(data, "masks") and training.unit != training.batch:
         raise ValueError(f"Training.micro_batch is {training.unit}; allowed with masks: batch ({training.batch})")
     batches = training.batches()
@@ -236,6 +253,8 @@ def train(
     done = 0
     if directory is not None and (found := checkpoint.latest(directory, state, maker)) is not None:
         done, state = found
+    if done < training.steps:
+        data.rows(int(first_rows[-1]) - 1, 1)  # an end that comes too early is told at once
     weights, optimizer = jax.tree.map(jnp.array, (state.weights, state.optimizer))  # copies: they are given away
     history = {name: np.array(values) for name, values in state.history.items()}
     before, began = spent(directory), time.monotonic()
@@ -262,8 +281,12 @@ def train(
 
 def spent(directory: Path | None) -> float:
     """Seconds that a training took up to its last checkpoint, over all the times that it was taken up; 0 if never."""
-    file = None if directory is None else directory / CLOCK
-    return float(json.loads(file.read_text())) if file and file.exists() else 0.0
+    if directory is None:
+        return 0.0
+    try:
+        return float(json.loads((directory / CLOCK).read_text()))
+    except (FileNotFoundError, ValueError):  # damaged: what was spent before is forgotten, the training is not
+        return 0.0
 
 
 def fresh(config: Config, training: Training, start: Weights | None = None) -> State:
@@ -281,12 +304,14 @@ def accumulate(
     parts = []
     for begin in range(int(first), int(first + count), training.unit):
         rows, _ = data.rows(begin, training.unit)
+        if (highest := rows.max()) >= config.vocabulary:
+            raise ValueError(f"a token of the data is {highest}; allowed: below {config.vocabulary}, Config.vocabulary")
         mask = data.masks(begin, training.unit) if hasattr(data, "masks") else None
         parts.append(gradients(config, training, weights, rows, mask))
         if len(parts) > 1:
-            parts = [jax.tree.map(jnp.add, *parts)]
+            parts = [added(*parts)]
     number = count // training.unit
-    return parts[0] if number == 1 else jax.tree.map(lambda total: total / number, parts[0])
+    return parts[0] if number == 1 else scaled(parts[0], 1 / number)
 
 
 @partial(jax.jit, static_argnums=0)

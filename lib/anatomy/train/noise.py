@@ -36,10 +36,10 @@ class Estimate(NamedTuple):
     def critical_batch(self) -> float:
         """B_simple in rows: mean noise over mean signal, for a ratio of single steps would be biased.
 
-        Infinite where the noise hides the signal, so that the mean signal is not above 0.
+        Infinite where the noise hides the signal, so that the mean signal is not above 0; 0 where there is no noise.
         """
         signal, noise = float(np.mean(self.signal)), float(np.mean(self.noise))
-        return noise / signal if signal > 0 else float("inf")
+        return max(noise, 0.0) / signal if signal > 0 else float("inf")
 
     def windows(self, steps: int) -> list["Estimate"]:
         """The same, so many steps at a time, from the last backwards; the first that fill no window are left out.
@@ -71,12 +71,15 @@ def estimate(
 
     Raises:
         TypeError, ValueError: a norm is negative or no number, the unit is not above 0, or a batch has one unit only,
-            from which noise cannot be told.
+            from which noise cannot be told; or there are not as many norms of one kind as of the other.
 
     Source: mccandlish2018empirical, appendix A.1.
     """
     check_arguments("noise", NORM, units=units, gradient=gradient)
     check_arguments("noise", FINITE, unit=unit, batch=batch)
+    if not np.shape(units) == np.shape(gradient) == np.broadcast_shapes(np.shape(batch), np.shape(units)):
+        shapes = ", ".join(str(np.shape(values)) for values in (units, gradient, batch))
+        raise ValueError(f"noise.units, gradient and batch are {shapes}; allowed: one shape")
     refuse_where(np.asarray(batch) <= unit, "noise.batch", batch, f"more rows than a unit has ({unit:g})")
     small, large = np.asarray(units, float), np.asarray(gradient, float) ** 2
     rows = np.asarray(batch, float)

@@ -10,7 +10,6 @@ it. Change any of these, and it is trained anew; kill a training, and it goes on
 import argparse
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,8 +22,8 @@ from jaxtyping import Int
 
 from anatomy.model import Config
 from anatomy.train import checkpoint, loop, tokens
-from anatomy.train.cache import cache_directory, code_hash, write_atomically
-from anatomy.train.data import DATA, EPOCHS, LENGTH, SWEEP_ROWS, VOCABULARY
+from anatomy.train.cache import cache_directory, code_hash, kept
+from anatomy.train.data import DATA, EPOCHS, LENGTH, SWEEP_ROWS, TARGET_ROWS, VOCABULARY
 from anatomy.train.loop import Trained, Training
 
 CODE = {
@@ -32,7 +31,7 @@ CODE = {
     "train": ("loop", "corpus", "tokens", "instructions", "data"),
 }
 HELD_OUT = 16_384  # tokens of each domain that losses are measured on
-LIBRARIES = ("jax", "optax", "tokenizers")
+LIBRARIES = ("jax", "jaxlib", "optax", "tokenizers")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ SWEEP = Training(steps=SWEEP_ROWS // 16, batch=16, learning_rate=4e-3, z=0.0)
 TUNING = Training(steps=64, batch=16, learning_rate=1e-3, warm_up=4, z=0.0)
 SEEDS = (0, 1, 2)
 EXPERTS = (1, 4, 16, 64)
-ROUTERS = {"hash": "the hash of a token", "expert_choice": "experts, which choose their tokens"}
+ROUTERS = {"hash": "the hash of a token chooses them", "expert_choice": "experts choose tokens"}
 HEADS = {
     "multi_head": {"heads": 3, "kv_heads": 3},
     "grouped": {"heads": 4, "kv_heads": 2, "head_dim": 24},
@@ -85,16 +84,21 @@ def with_experts(experts: int) -> Config:
     return SMALL.replace(experts=experts) if experts > 1 else SMALL.replace(experts=1, top_k=1, d_ff=2 * SMALL.d_ff)
 
 
+def counted(experts: int) -> str:
+    """So many experts, in words."""
+    return f"{experts} experts" if experts > 1 else "Dense"
+
+
 RECIPES: dict[str, Recipe] = {
     "target": Recipe(
         about="The article's architecture at small width, on prose and code.",
         config=GPT,
-        training=Training(steps=320, batch=16, learning_rate=3e-3),
+        training=Training(steps=TARGET_ROWS // 8, batch=8, learning_rate=3e-3, warm_up=40),
     ),
     "draft": Recipe(
         about="A dense model of one layer that guesses what the target will say.",
         config=GPT.replace(layers=1, d_model=128, heads=2, d_ff=512, experts=1, top_k=1),
-        training=Training(steps=500, batch=16, learning_rate=4e-3, dispatch="all_experts"),
+        training=Training(steps=TARGET_ROWS // 8, batch=8, learning_rate=4e-3, warm_up=40, dispatch="all_experts"),
     ),
     "context": Recipe(
         about="The target, tuned to four times the context by position interpolation.",
@@ -106,25 +110,25 @@ RECIPES: dict[str, Recipe] = {
     "instructions": Recipe(
         about="The target, tuned to answer, with loss on the answers alone.",
         config=GPT,
-        training=Training(steps=200, batch=32, learning_rate=1e-3, warm_up=10),
+        training=Training(steps=250, batch=32, learning_rate=1e-3, warm_up=10),
         data="instructions",
         start="target",
     ),
     **{
-        f"experts_{n}_{seed}": sweep(f"{n} experts, seed {seed}.", with_experts(n), seed=seed)
+        f"experts_{n}_{seed}": sweep(f"{counted(n)}, seed {seed}.", with_experts(n), seed=seed)
         for n in EXPERTS
         for seed in SEEDS
     },
     **{
         f"tuned_{n}_{seed}": sweep(
-            f"{n} experts, seed {seed}, tuned to a little code.", with_experts(n), "unseen_code", f"experts_{n}_{seed}"
+            f"{counted(n)}, seed {seed}, tuned to a little code.", with_experts(n), "unseen_code", f"experts_{n}_{seed}"
         )
         for n in EXPERTS
         for seed in SEEDS
     },
     **{
-        f"router_{router}": sweep(f"16 experts; the router is {who}.", SMALL.replace(router=router))
-        for router, who in ROUTERS.items()
+        f"router_{router}": sweep(f"16 experts; {how}.", SMALL.replace(router=router))
+        for router, how in ROUTERS.items()
     },
     "unbalanced": sweep("16 experts without the loss that balances them.", balance=0.0),
     # The same rows in other batches; rates go by the square root of the batch.
@@ -135,7 +139,7 @@ RECIPES: dict[str, Recipe] = {
     # Half the rows of twice the length.
     **{
         f"attention_{name}": sweep(
-            f"{heads['kv_heads']} key and value heads for {heads['heads']} query heads.",
+            f"{heads['heads']} query heads; heads of keys and of values: {heads['kv_heads']}.",
             SMALL.replace(experts=4, context=LENGTH, **heads),
             "mixture",
             batch=SWEEP.batch // 2,
@@ -151,6 +155,12 @@ def code() -> str:
     return code_hash([f"{room}/{name}.py" for room, names in CODE.items() for name in names], LIBRARIES)
 
 
+@cache
+def measuring() -> str:
+    """Hash of the code that measures what recipes made, so that a change of it is measured anew."""
+    return code_hash(("train/recipes.py", "train/sweeps.py"), LIBRARIES)[:8]
+
+
 def digest(name: str) -> str:
     """Hash of a recipe, of what it starts from, and of the code.
 
@@ -159,7 +169,7 @@ def digest(name: str) -> str:
     """
     if name not in RECIPES:
         raise ValueError(f"recipe is {name!r}; allowed: {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
+    recipe = dataclasses.replace(RECIPES[name], about="")
     start = digest(recipe.start) if recipe.start else ""
     return hashlib.sha256(f"{recipe} {start} {code()}".encode()).hexdigest()[:16]
 
@@ -199,10 +209,7 @@ def measured(name: str, what: str, measure: Callable[[Trained], Any]) -> Any:
     Raises:
         ValueError: there is no such recipe.
     """
-    file = place(name) / f"{what}.json"
-    if not file.exists():
-        write_atomically(file, json.dumps(measure(trained(name))).encode())
-    return json.loads(file.read_text())
+    return kept(place(name) / f"{what}-{measuring()}.json", lambda: measure(trained(name)))
 
 
 def held_out(name: str) -> dict[str, float]:
@@ -235,12 +242,15 @@ def mean_loss(made: Trained, rows: Int[np.ndarray, "R length+1"]) -> float:
 def main() -> None:
     """Train what is missing, and say what each recipe cost."""
     parser = argparse.ArgumentParser(prog="python -m anatomy.train.recipes", description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(RECIPES), help="of recipes; all by default")
-    for name in parser.parse_args().names:
+    parser.add_argument("names", nargs="*", help=f"of recipes, all by default: {', '.join(RECIPES)}")
+    names = parser.parse_args().names or list(RECIPES)
+    if unknown := [name for name in names if name not in RECIPES]:
+        parser.error(f"recipe is {unknown[0]!r}; allowed: {', '.join(RECIPES)}")
+    for name in names:
         rows = int(RECIPES[name].training.batches().sum())
         loss = ", ".join(f"{domain} {loss:.3f}" for domain, loss in held_out(name).items())
         print(f"{name:<22} {seconds(name):7.1f} s  {rows:6,} rows  held out: {loss}", flush=True)
-    print(f"{'in all':<22} {sum(map(seconds, RECIPES)):7.1f} s")
+    print(f"{'in all':<22} {sum(map(seconds, names)):7.1f} s")
 
 
 if __name__ == "__main__":

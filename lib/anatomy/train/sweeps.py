@@ -62,10 +62,13 @@ def slope(x: Iterable[float], y: Iterable[float]) -> Mean:
     """Slope of the line of least squares through points, with its standard error.
 
     Raises:
-        ValueError: there are fewer than four points, too few for an error to be estimated.
+        ValueError: there are fewer than four points, too few for an error to be estimated, or not as many x as y, or
+            all x are equal.
     """
     x, y = (np.asarray(list(values), float) for values in (x, y))
     refuse_where(len(x) < 4, "slope: number of points", len(x), "at least 4")
+    refuse_where(len(y) != len(x), "slope: number of y", len(y), f"{len(x)}, as many as x")
+    refuse_where(np.ptp(x) == 0, "slope: x of all points", x, "two that differ")
     (rise, _), covariance = np.polyfit(x, y, 1, cov=True)
     return Mean(float(rise), float(np.sqrt(covariance[0, 0])))
 

@@ -1,5 +1,6 @@
 """Meshes: which axes there are, which plans can be run on them, and how arrays are split over them."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -68,10 +69,13 @@ def problems(config: Config, plan: Plan, sequences: int, devices: int) -> list[s
             f"{sequences} sequences are no whole micro-batches of {way.micro_batch} on {way.replicas} replicas",
         ),
         (way.zero in (0, 1, 3), f"ZeRO {way.zero} does not run here; allowed: 0, 1, 3"),
-        (plan.chunks == 1, f"{plan.chunks:g} chunks do not run here; allowed: 1"),
         (config.router != "expert_choice", "expert choice looks at the tokens of all replicas"),
     )
-    return [words for right, words in rules if not right]
+    unknown = [field for field in dataclasses.fields(plan) if field.name not in Ways._fields]
+    unknown = [(field.name, getattr(plan, field.name), field.default) for field in unknown]
+    return [words for right, words in rules if not right] + [
+        f"{name} of {value:g} does not run here; allowed: {only:g}" for name, value, only in unknown if value != only
+    ]
 
 
 def make_mesh(plan: Plan, devices: list[jax.Device] | None = None) -> Mesh:

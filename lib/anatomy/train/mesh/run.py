@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 import jax
@@ -134,9 +135,11 @@ def in_processes(runs: Sequence[Run], count: int) -> list[list[Made]]:
     They find each other on the loopback interface and exchange through gloo.
 
     Raises:
-        ValueError: runs have devices that do not split among so many processes.
+        ValueError: there are no runs, or they have devices that do not split among so many processes.
         RuntimeError: a process failed; the message is the last that it said.
     """
+    if not runs:
+        raise ValueError("runs are empty; allowed: at least 1")
     sizes = {run.devices for run in runs}
     if count < 1 or (count > 1 and (len(sizes) > 1 or max(sizes) % count)):
         raise ValueError(f"devices are {sorted(sizes)}; allowed for {count} processes: one number that they divide")
@@ -163,14 +166,23 @@ def in_processes(runs: Sequence[Run], count: int) -> list[list[Made]]:
                 text=True,
             )
         )
-    return [_answer(process) for process in processes]
+    with ThreadPoolExecutor(count) as pool:
+        asked = [pool.submit(_answer, process) for process in processes]
+        try:
+            for done in as_completed(asked):  # the first that fails is heard, whichever it is
+                done.result()
+        finally:  # the others would wait for it
+            for process in processes:
+                process.kill()
+    return [done.result() for done in asked]
 
 
 def _answer(process: subprocess.Popen[str]) -> list[Made]:
     """What a process printed at its end."""
     printed, said = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"the runs did not end: {said.strip().splitlines()[-1]}")
+        last = said.strip().rpartition("\n")[2] or f"exit code {process.returncode}"
+        raise RuntimeError(f"the runs did not end: {last}")
     return [Made(**made) for made in json.loads(printed.splitlines()[-1])]
 
 
