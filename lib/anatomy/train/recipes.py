@@ -110,7 +110,7 @@ RECIPES: dict[str, Recipe] = {
     "instructions": Recipe(
         about="The target, tuned to answer, with loss on the answers alone.",
         config=GPT,
-        training=Training(steps=250, batch=32, learning_rate=1e-3, warm_up=10),
+        training=Training(steps=160, batch=32, learning_rate=1.5e-3, warm_up=10),
         data="instructions",
         start="target",
     ),
