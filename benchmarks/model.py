@@ -84,7 +84,8 @@ def transformers(weights: Weights) -> Iterator[tuple[list[Any], Callable[..., di
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # bars and advice
-            env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT / "tests"), "OMP_WAIT_POLICY": "PASSIVE"},  # or it spins in our turns
             text=True,
         )
 
@@ -118,7 +119,10 @@ def product_seconds(repeats: int = 5) -> float:
 
 
 def side_by_side(ours: dict[str, Ours], weights: Weights, data: loop.Data) -> dict[str, list[dict[str, float]]]:
-    """What each step of everything took, in turns on the same rows; without the peer where it is not available."""
+    """What each step of everything took, in turns on the same rows; without the peer where it is not available.
+
+    The peer's steps are of its fastest way; `peer_loop` are those of its trials that went expert by expert.
+    """
     rate, made = TRAINING.schedule(), {name: [] for name in (*ours, "peak")}
     with contextlib.ExitStack() as stack:
         ways, best = [None], None
@@ -137,7 +141,8 @@ def side_by_side(ours: dict[str, Ours], weights: Weights, data: loop.Data) -> di
                 way = trials[index] if index < len(trials) else best
                 made["peer"].append(ask(rows=rows.tolist(), rate=float(rate(index)), way=way) | {"way": way})
                 best = min(made["peer"], key=lambda step: step["seconds"])["way"] if index < len(trials) else best
-    return {name: steps[-ROUNDS:] for name, steps in made.items()}
+    loops = [step for step in made.get("peer", ())[: len(trials)] if step["way"][0] == "eager"]
+    return {name: steps[-ROUNDS:] for name, steps in made.items()} | ({"peer_loop": loops} if loops else {})
 
 
 def speed() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -159,6 +164,7 @@ def speed() -> Iterator[tuple[str, dict[str, Any]]]:
                 "unit": "times the tokens/s",
                 **tokens,
                 "exact_vs_peer": tokens["exact"] / tokens["peer"],
+                "vs_peer_loop": tokens["ours"] / tokens["peer_loop"],
                 "peer_way": " experts, ".join(steps["peer"][-1]["way"]) + " attention",
                 "dropped": statistics.mean(step["dropped"] for step in steps["ours"]),
                 "loss_difference": max(
