@@ -3,6 +3,7 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from anatomy.model import Config
 from anatomy.train import loop
 from anatomy.train.loop import Training
 from anatomy.train.noise import Estimate, critical_batch, estimate
@@ -123,7 +124,7 @@ def test_what_a_training_keeps_is_what_the_estimate_asks_for(monkeypatch):
 
     monkeypatch.setattr(loop, "gradients", one)
     training = Training(steps=1, batch=6, micro_batch=2)
-    whole, measured = loop.accumulate(None, training, None, Numbered(), 0, 6)
+    whole, measured = loop.accumulate(Config(), training, None, Numbered(), 0, 6)
     found = estimate(measured["square"], np.linalg.norm(whole["all"]), training.unit, 6)
     assert found.noise == pytest.approx(2 * each.var(0, ddof=1).sum())  # S of a row, two to a unit
     assert found.signal == pytest.approx((each.mean(0) ** 2).sum() - each.var(0, ddof=1).sum() / 3)
