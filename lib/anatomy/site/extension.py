@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import nbformat
 from docutils import nodes
+from jupyter_cache import get_cache
 from pybtex.database import Entry, Person, parse_file
 from pybtex.plugin import register_plugin
 from pybtex.style.formatting.plain import Style as PlainStyle
@@ -84,6 +86,14 @@ def book_of(env: BuildEnvironment) -> citation.Book:
 def executed_path(app: Sphinx, name: str) -> Path:
     """Where myst-nb leaves the executed notebook of a document, if it is one."""
     return Path(app.outdir).parent / "jupyter_execute" / f"{name}.ipynb"
+
+
+def executed_notebook(app: Sphinx, name: str) -> nbformat.NotebookNode:
+    """The executed notebook of a document; where its cells came from the cache, myst-nb leaves it without outputs."""
+    notebook = nbformat.read(executed_path(app, name), 4)
+    with suppress(KeyError):
+        notebook = get_cache(app.config.nb_execution_cache_path).merge_match_into_notebook(notebook)[1]
+    return notebook
 
 
 def executed(app: Sphinx) -> list[str]:
@@ -159,7 +169,7 @@ def execution_table(app: Sphinx, name: str) -> nodes.table:
     """Rows of the execution table."""
     rows = [("Page", "Cells", "Outcome", "SHA-256 of the outputs")]
     for doc in executed(app):
-        notebook = nbformat.read(executed_path(app, doc), 4)
+        notebook = executed_notebook(app, doc)
         outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
         digest = hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
         outcome = "succeeded" if app.env.nb_metadata[doc]["exec_data"]["succeeded"] else "failed"
@@ -203,7 +213,7 @@ def finish(app: Sphinx, failure: Exception | None) -> None:
     wheel = next(made.glob("*.whl"))
     labels = bibliography_labels(root / "book" / "references.bib")
     for name in executed(app):
-        notebook = nbformat.read(executed_path(app, name), 4)
+        notebook = executed_notebook(app, name)
         made_of = notebooks.portable(notebook, page_of(app, book, name, labels), wheel)
         target = out / "_sources" / f"{name}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
