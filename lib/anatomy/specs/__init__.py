@@ -6,6 +6,7 @@ from anatomy.specs.base import Scalar
 from anatomy.specs.catalogue import architecture, chip, cluster, node
 from anatomy.specs.cluster import Chip, Cluster, Link, Node
 from anatomy.specs.plan import Plan, Recompute
+from anatomy.specs.serving import Serving
 
 __all__ = [
     "Architecture",
@@ -19,6 +20,7 @@ __all__ = [
     "Plan",
     "Recompute",
     "Scalar",
+    "Serving",
     "TokenFlop",
     "architecture",
     "catalogue",

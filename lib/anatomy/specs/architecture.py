@@ -59,6 +59,11 @@ class Attention:
         """FLOP of a layer for one token and one attended token: scores 2 h d_h, values 2 h d_h."""
         return 4 * self.heads * self.head_dim
 
+    @property
+    def cache_ways(self) -> Scalar:
+        """Ways in which heads can split the cache: h_kv."""
+        return self.kv_heads
+
     def cached_values(self) -> Scalar:
         """Values that a layer keeps per token: keys and values, 2 h_kv d_h."""
         return 2 * self.kv_heads * self.head_dim
@@ -102,6 +107,11 @@ class LatentAttention:
     def score_flop(self) -> Scalar:
         """FLOP of a layer for one token and one attended token, with keys and values rebuilt."""
         return 2 * self.heads * (self.head_dim + self.rope_dim + self.v_dim)
+
+    @property
+    def cache_ways(self) -> Scalar:
+        """Ways in which heads can split the cache: none, for all read the same vector."""
+        return 1.0
 
     def cached_values(self) -> Scalar:
         """Values that a layer keeps per token: the compressed vector and the positional key."""

@@ -90,6 +90,27 @@ def cluster(key: str, nodes: float, segment_nodes: float | None = None, between:
     )
 
 
+def torus(key: str, chips: int) -> Cluster:
+    """A slice of a TPU pod that is a torus with equal sides, as a node of its own.
+
+    Raises:
+        KeyError: there is no such chip, or its links make no torus.
+        ValueError: so many chips make no torus of equal sides.
+    """
+    axes = int(_figure("chips", key, "axes"))
+    side = round(chips ** (1 / axes))
+    if side < 2 or side**axes != chips:
+        raise ValueError(f"torus.chips is {chips}; allowed: a power of {axes} of a whole number from 2 on")
+    link = Link(bandwidth=_figure("chips", key, "link_bandwidth"), axes=float(axes), side=float(side))
+    return Cluster(
+        node=Node(chip=chip(key), chips=float(chips), link=link),
+        nodes=1.0,
+        inside=link,
+        between=link,
+        segment_nodes=1.0,
+    )
+
+
 @cache
 def architecture(key: str) -> Architecture:
     """An architecture of the catalogue, e.g. `architecture("gpt3_175b")`."""

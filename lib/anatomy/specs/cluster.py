@@ -4,6 +4,8 @@ All rates are peaks of dense arithmetic, in SI units, one direction; the cost mo
 them a real program reaches.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,6 +40,26 @@ class Link:
 
     bandwidth: Scalar = number("bytes/s", above=0, doc="per chip and direction")
     latency: Scalar = number("s", default=0.0, doc="of one message")
+    axes: Scalar = number("axes", whole=True, default=0.0, doc="of the torus that the links make; 0 is a switch")
+    side: Scalar = number("chips", low=1, whole=True, default=1.0, doc="along each axis of that torus")
+
+    def share(self, chips: Scalar) -> Scalar:
+        """Share of the bandwidth that a group of neighbours has: on a torus, that of the axes it lies along.
+
+        A group of n chips lies along ln n / ln side axes.
+
+        Source: pope2023efficiently, appendix A.1.
+        """
+        along = jnp.log(1.0 * jnp.asarray(chips)) / jnp.log(jnp.maximum(self.side, 2.0))
+        return jnp.where(jnp.asarray(self.axes) > 0, jnp.clip(along / jnp.maximum(self.axes, 1.0), 1e-9, 1.0), 1.0)
+
+    def hops(self, chips: Scalar) -> Scalar:
+        """Messages in a row until all of a group have heard from all: n - 1 in a ring, side - 1 for each axis.
+
+        Source: thakur2005collectives for rings; austin2025scaling for a torus.
+        """
+        along = jnp.log(1.0 * jnp.asarray(chips)) / jnp.log(jnp.maximum(self.side, 2.0))
+        return jnp.where(jnp.asarray(self.axes) > 0, (self.side - 1) * along, chips - 1.0)
 
 
 @spec
@@ -94,4 +116,4 @@ class Cluster:
             wide = jnp.where(in_segment, getattr(self.inside, field), getattr(self.between, field))
             return jnp.where(in_node, getattr(self.node.link, field), wide)
 
-        return Link(bandwidth=pick("bandwidth"), latency=pick("latency"))
+        return Link(**{field.name: pick(field.name) for field in dataclasses.fields(Link)})

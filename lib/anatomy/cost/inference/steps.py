@@ -1,0 +1,388 @@
+"""One pass of a model that serves: a prompt is read, or each sequence in flight gets its next token.
+
+Symbols: t tensor ways, of which X split d_model and Y = t / X heads and d_ff; p stages, d replicas, e expert ways, m
+micro-batches in flight; n tokens of a micro-batch of one replica; k of E experts for a token.
+
+Source: pope2023efficiently, section 3 and appendix A, for layouts and what they send; each part names its own.
+"""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax.numpy as jnp
+
+from anatomy.cost import collectives, routing
+from anatomy.cost.training import Efficiency, derate, matmul_seconds
+from anatomy.specs import Architecture, Cluster, Scalar, Serving, catalogue
+from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, FINITE, check_arguments, number, spec
+
+KERNELS = 8.0  # of a layer, one after the other, collectives aside: two norms, four products, attention, activation
+
+SCORE = 16.0  # bytes moved for each score that does not stay on the chip: 32 bits, written and read twice
+
+
+@spec
+class Overheads:
+    """What a pass takes beyond bytes and FLOP: the time that small things need to begin."""
+
+    efficiency: Efficiency
+    hop: Scalar = number("s", doc="until a neighbour in the node has a short message")
+    network_hop: Scalar = number("s", doc="until another node has one")
+    kernel: Scalar = number("s", doc="to start a kernel after the one before it")
+    overlap: Scalar = number("1", high=1, doc="of the shorter of reading and computing, hidden behind the longer")
+
+
+def overheads(generation: str) -> Overheads:
+    """The constants of a generation of chips, from the catalogue `serving`: `ampere`, `hopper`, `tpu`."""
+    row = catalogue.entry("serving", generation)
+    names = [field.name for field in dataclasses.fields(Efficiency)]
+    rest = ("hop", "network_hop", "kernel", "overlap")
+    return Overheads(efficiency=Efficiency(**{n: row[n] for n in names}), **{n: row[n] for n in rest})
+
+
+@spec
+class Pass:
+    """Seconds of one pass of all sequences in flight, by part; the parts add up to `seconds`."""
+
+    sums: ClassVar = ("seconds",)
+
+    compute: Scalar = number("s", doc="matrix products, as far as reading weights does not hide them")
+    weights: Scalar = number("s", doc="reading weights")
+    scores: Scalar = number("s", doc="attention scores and sums, as far as reading the cache does not hide them")
+    cache: Scalar = number("s", doc="reading keys and values")
+    activations: Scalar = number("s", doc="writing and reading what passes between kernels")
+    tensor: Scalar = number("s", doc="bytes exchanged among tensor ways")
+    expert: Scalar = number("s", doc="all-to-alls of expert ways")
+    stages: Scalar = number("s", doc="transfers between stages")
+    starts: Scalar = number("s", doc="of kernels, and of messages on their way")
+    waiting: Scalar = number("s", doc="for the other micro-batches to pass the slowest stage")
+    period: Scalar = number("s", doc="after which the next pass of as many tokens can begin")
+    tokens: Scalar = number("tokens", doc="of the pass, over all replicas")
+    flop: Scalar = number("FLOP", doc="that the model needs for them")
+    peak: Scalar = number("FLOP/s", doc="of all chips, in 16 bits")
+    chips: Scalar = number("chips", doc="of the plan")
+
+    @property
+    def seconds(self) -> Scalar:
+        """All parts: until the last token of the pass is out."""
+        work = self.compute + self.weights + self.scores + self.cache + self.activations
+        return work + self.tensor + self.expert + self.stages + self.starts + self.waiting
+
+    @property
+    def tokens_per_second(self) -> Scalar:
+        """Tokens of all chips in a second, one pass after the other."""
+        return self.tokens / self.period
+
+    @property
+    def tokens_per_chip(self) -> Scalar:
+        """Tokens of a chip in a second."""
+        return self.tokens_per_second / self.chips
+
+    @property
+    def mfu(self) -> Scalar:
+        """Model FLOP utilisation, by the 16-bit peak (chowdhery2023palm, appendix B)."""
+        return self.flop / (self.period * self.peak)
+
+    def dollars_per_million(self, chip_hour: Scalar) -> Scalar:
+        """Dollars for a million tokens, at so many dollars for an hour of a chip."""
+        return self.chips * chip_hour / 3600 * self.period / self.tokens * 1e6
+
+
+def prefill(
+    model: Architecture, plan: Serving, cluster: Cluster, constants: Overheads, sequences: Scalar, prompt: Scalar
+) -> Pass:
+    """Reading prompts: all their tokens at once.
+
+    Micro-batches follow each other through the stages, so the last is out after the stages and m - 1 turns of the
+    slowest; the next prompts may follow at once.
+
+    Args:
+        model: that serves.
+        plan: how it is laid out.
+        cluster: on what.
+        constants: what of the peaks is reached, and what it takes to start.
+        sequences: prompts in flight, of one replica.
+        prompt: tokens of each.
+
+    Raises:
+        TypeError, ValueError: sequences or prompt is not a finite number above 0.
+    """
+    check_arguments("prefill", FINITE, sequences=sequences, prompt=prompt)
+    n = sequences / plan.micro_batches * prompt
+    attended = jnp.where(jnp.asarray(plan.fused_attention) > 0, (prompt + 1) / 2, prompt)
+    parts, slowest = through_stages(model, plan, cluster, constants, n, attended, 0.0)
+    waiting = (plan.micro_batches - 1) * slowest
+    flop = model.flop_per_token((prompt + 1) / 2)
+    # Only the last token of a prompt needs logits.
+    flop = flop.without_scores - flop.unembedding * (1 - 1 / prompt) + flop.scores
+    return _pass(plan, cluster, parts, waiting, plan.micro_batches * slowest, sequences * prompt, flop)
+
+
+def decode(
+    model: Architecture,
+    plan: Serving,
+    cluster: Cluster,
+    constants: Overheads,
+    sequences: Scalar,
+    context: Scalar,
+    tokens: Scalar = 1.0,
+    touched: Scalar | None = None,
+    imbalance: Scalar = 1.0,
+) -> Pass:
+    """One step of generation: each sequence in flight gets its next token.
+
+    A sequence can begin its next step when it is through all stages, and when the other micro-batches had their turn
+    at the slowest: max(sum of stages, m slowest).
+
+    Args:
+        model: that serves.
+        plan: how it is laid out.
+        cluster: on what.
+        constants: what of the peaks is reached, and what it takes to start.
+        sequences: in flight, of one replica.
+        context: tokens that each holds in the cache.
+        tokens: of each sequence that pass at once; a block that is verified has several.
+        touched: experts of a layer that some token of a step visits; by default those of even and independent choices.
+        imbalance: work of the fullest expert way over the mean.
+
+    Raises:
+        TypeError, ValueError: a number is not finite and above 0, or imbalance is below 1.
+    """
+    check_arguments("decode", FINITE, sequences=sequences, tokens=tokens)
+    check_arguments("decode", AT_LEAST_ZERO, context=context)
+    check_arguments("decode", AT_LEAST_ONE, imbalance=imbalance)
+    each = sequences / plan.micro_batches
+    parts, slowest = through_stages(
+        model, plan, cluster, constants, each * tokens, context + (tokens + 1) / 2, each * context, touched, imbalance
+    )
+    fill = sum(parts.values())
+    seconds = jnp.maximum(fill, plan.micro_batches * slowest)
+    flop = model.flop_per_token(context + (tokens + 1) / 2).total
+    return _pass(plan, cluster, parts, seconds - fill, seconds, sequences * tokens, flop)
+
+
+def _pass(
+    plan: Serving,
+    cluster: Cluster,
+    parts: dict[str, Scalar],
+    waiting: Scalar,
+    period: Scalar,
+    tokens: Scalar,
+    flop: Scalar,
+) -> Pass:
+    """Parts of one replica, and the tokens of all."""
+    return Pass(
+        **parts,
+        waiting=waiting,
+        period=period,
+        tokens=plan.data * tokens,
+        flop=plan.data * tokens * flop,
+        peak=plan.chips * cluster.node.chip.flops_16bit,
+        chips=plan.chips,
+    )
+
+
+def through_stages(
+    model: Architecture,
+    plan: Serving,
+    cluster: Cluster,
+    constants: Overheads,
+    n: Scalar,
+    attended: Scalar,
+    cached: Scalar,
+    touched: Scalar | None = None,
+    imbalance: Scalar = 1.0,
+) -> tuple[dict[str, Scalar], Scalar]:
+    """Seconds of a micro-batch in all stages, by part, and in the slowest of them.
+
+    Args:
+        model: that serves.
+        plan: how it is laid out.
+        cluster: on what.
+        constants: what of the peaks is reached.
+        n: tokens of the micro-batch.
+        attended: tokens that each attends to, on average.
+        cached: tokens that are read from the cache, of all sequences of the micro-batch.
+        touched: experts of a layer that are read, over all expert ways.
+        imbalance: work of the fullest expert way over the mean.
+    """
+    share = constants.efficiency
+    net = derate(cluster, share)
+    bandwidth = cluster.node.chip.memory_bandwidth * share.memory
+    peak = cluster.node.chip.flops(8 * jnp.maximum(plan.weight_bytes, plan.activation_bytes))
+    if touched is None:
+        touched = routing.experts_touched(n * plan.expert, model.experts, model.top_k)
+    gathered = jnp.asarray(plan.gathered) > 0
+    one = jnp.ones_like(jnp.asarray(plan.tensor, float))
+    # With gathered weights each chip is alone with its share of the tokens.
+    rows = jnp.where(gathered, n / plan.tensor, n)
+    split = plan.replace(tensor=jnp.where(gathered, one, plan.tensor), rows=jnp.where(gathered, one, plan.rows))
+
+    # One layer.
+    read = plan.weight_bytes * layer_weights(model, split, touched, imbalance) / bandwidth
+    products = layer_products(model, split, rows, touched, imbalance, peak, share)
+    scores = rows * attended * model.attention.score_flop() / split.tensor / (peak * share.matmul)
+    cache = layer_cache(model, plan, cached, n) / bandwidth
+    moved = 2 * plan.activation_bytes * activation_values(model, split, rows)
+    moved = moved + (1 - plan.fused_attention) * SCORE * rows * attended * model.attention.heads / split.tensor
+    sent = tensor_exchange(model, plan, n, net)
+    routed = expert_exchange(model, plan, n, net)
+    starts = (KERNELS + sent.count + routed.count) * constants.kernel
+    starts = starts + sent.hops * hop_seconds(plan.tensor, cluster, constants)
+    starts = starts + routed.hops * hop_seconds(plan.tensor * plan.expert, cluster, constants)
+    layer = {
+        "compute": products - constants.overlap * jnp.minimum(read, products),
+        "weights": read,
+        "scores": scores - constants.overlap * jnp.minimum(scores, cache),
+        "cache": cache,
+        "activations": moved / bandwidth,
+        "tensor": sent.seconds,
+        "expert": routed.seconds,
+        "starts": starts,
+    }
+    parts = {name: model.layers * seconds for name, seconds in layer.items()}
+
+    # The output table, and the way from stage to stage.
+    table = model.vocabulary * model.d_model / plan.tensor
+    logits = jnp.maximum(plan.weight_bytes * table / bandwidth, 2 * n * table / (peak * share.matmul))
+    between = stage_transfer(model, plan, n, net, cluster, constants)
+    slowest = plan.stage_layers(model) * sum(layer.values()) + logits + between
+    return parts | {"weights": parts["weights"] + logits, "stages": plan.pipeline * between}, slowest
+
+
+def layer_weights(model: Architecture, plan: Serving, touched: Scalar, imbalance: Scalar) -> Scalar:
+    """Weights that a chip reads in an average layer: attention, what all tokens pass, and the experts touched.
+
+    Experts that no token visits are not read. Key and value heads that are fewer than tensor ways are copied.
+    """
+    parts = model.parameters
+    shared = (parts.attention + parts.dense_mlp + parts.router + parts.norms) / model.layers
+    experts = parts.experts / model.layers * touched / model.experts / plan.expert * imbalance
+    return (shared + experts) / plan.tensor + model.attention.copied_weights(model.d_model, plan.columns) / plan.rows
+
+
+def layer_products(
+    model: Architecture,
+    plan: Serving,
+    n: Scalar,
+    touched: Scalar,
+    imbalance: Scalar,
+    peak: Scalar,
+    share: Efficiency,
+) -> Scalar:
+    """Seconds of the matrix products of an average layer for n tokens on one chip, split over X rows and Y columns.
+
+    Each expert that is touched works on its own tokens, so a chip does as many small products as it has such experts.
+    """
+    d, y = model.d_model / plan.rows, plan.columns
+    out = model.attention.width
+    into = model.attention_weights / model.d_model - out
+    attention = matmul_seconds(n, into / y, d, peak, share) + matmul_seconds(n, d, out / y, peak, share)
+
+    def mlp(tokens: Scalar, width: Scalar) -> Scalar:
+        inner = (model.mlp_matrices - 1) * width / y
+        return matmul_seconds(tokens, inner, d, peak, share) + matmul_seconds(tokens, d, width / y, peak, share)
+
+    routed = model.is_routed
+    each = n * plan.expert * model.top_k / touched  # tokens of an expert that is touched
+    experts = routed * touched / plan.expert * imbalance * mlp(each, model.d_ff)
+    always = (1 - routed + model.shared_experts) * mlp(n, model.d_ff)
+    router = routed * matmul_seconds(n, model.experts, model.d_model, peak, share) / plan.tensor
+    dense = mlp(n, model.dense_d_ff)
+    return attention + (model.expert_layers * (experts + always + router) + model.dense_layers * dense) / model.layers
+
+
+def layer_cache(model: Architecture, plan: Serving, cached: Scalar, n: Scalar) -> Scalar:
+    """Bytes of keys and values that a chip reads in a layer, of so many cached tokens, and writes of n new ones.
+
+    Heads split them as many ways as there are key and value heads; more tensor ways hold copies. Split by sequences
+    there are no copies.
+
+    Source: pope2023efficiently, section 3.3.
+    """
+    by_heads = jnp.minimum(plan.tensor, model.attention.cache_ways)
+    ways = jnp.where(jnp.asarray(plan.cache_by_sequence) > 0, plan.tensor, by_heads)
+    return plan.cache_bytes * model.attention.cached_values() * (cached + n) / ways
+
+
+def activation_values(model: Architecture, plan: Serving, n: Scalar) -> Scalar:
+    """Values that pass between the kernels of an average layer on a chip: each is written once and read once."""
+    attention = 2 * model.attention.width + model.attention.cached_values()
+    split = (attention + model.mlp_matrices * mlp_width(model)) / plan.columns
+    return n * (2 * model.d_model / plan.rows + split)
+
+
+def mlp_width(model: Architecture) -> Scalar:
+    """Inner width that a token passes in an average layer, over its experts."""
+    chosen = model.top_k * model.is_routed + (1 - model.is_routed) + model.shared_experts
+    return (model.expert_layers * model.d_ff * chosen + model.dense_layers * model.dense_d_ff) / model.layers
+
+
+class Sent(NamedTuple):
+    """What a layer sends: seconds for the bytes, collectives, and messages one after the other."""
+
+    seconds: Scalar
+    count: Scalar
+    hops: Scalar
+
+
+def tensor_exchange(model: Architecture, plan: Serving, n: Scalar, net: Cluster) -> Sent:
+    """What a layer sends among its tensor ways.
+
+    Activations are gathered over Y before attention and MLP, and their sums scattered after; over X the sums of what
+    goes into heads and MLP are scattered, and what comes out is gathered. With X = 1 only the first is left: the two
+    all-reduces of Megatron. Layers that run attention and MLP side by side need one exchange for both; they have
+    one norm. A cache split by sequences takes two all-to-alls more. Gathered weights replace all this.
+
+    Source: pope2023efficiently, section 3.2 and appendix A; shoeybi2019megatron for X = 1.
+    """
+    t, x, y = plan.tensor, plan.rows, plan.columns
+    link = net.slowest_link(t)
+    blocks = jnp.minimum(model.norms_per_layer, 2.0)
+    attention = 2 * model.attention.width + model.attention.cached_values()
+    size = plan.activation_bytes * n
+
+    def seconds(held: Scalar, chips: Scalar) -> Scalar:
+        return (chips - 1) / chips * held / (link.bandwidth * link.share(chips))
+
+    stream = seconds(2 * blocks * size * model.d_model / x, y)
+    inner = seconds(size * (attention + model.mlp_matrices * mlp_width(model)) / y, x)
+    heads = jnp.asarray(plan.cache_by_sequence) * seconds(size * attention / t, t)
+    hops = 2 * blocks * (link.hops(y) + link.hops(x)) + 2 * plan.cache_by_sequence * link.hops(t)
+    count = jnp.where(t > 1, blocks * (1 + (x > 1)) + 2 * plan.cache_by_sequence, 0.0)
+    whole = plan.weight_bytes * layer_weights(
+        model, plan.replace(tensor=1.0, rows=1.0), model.experts / plan.expert, 1.0
+    )
+    gathered = jnp.asarray(plan.gathered) > 0
+    return Sent(
+        seconds=jnp.where(gathered, seconds(whole, t), stream + inner + heads),
+        count=jnp.where(gathered, 1.0, count),
+        hops=jnp.where(gathered, link.hops(t), hops),
+    )
+
+
+def expert_exchange(model: Architecture, plan: Serving, n: Scalar, net: Cluster) -> Sent:
+    """What a layer sends to experts elsewhere and back: two all-to-alls of each token's k copies.
+
+    Source: lepikhin2021gshard.
+    """
+    link = net.slowest_link(plan.expert * plan.tensor)
+    size = plan.activation_bytes * n * model.top_k * model.d_model / plan.tensor
+    present = model.is_routed * (plan.expert > 1) * model.expert_layers / model.layers
+    there = collectives.all_to_all(size, plan.expert, link.bandwidth)
+    return Sent(present * 2 * there, present * 2, present * 2 * (plan.expert - 1))
+
+
+def hop_seconds(span: Scalar, cluster: Cluster, constants: Overheads) -> Scalar:
+    """Seconds until the neighbour in a group has a short message: within a node, or over the network."""
+    return jnp.where(jnp.asarray(span) <= cluster.node.chips, constants.hop, constants.network_hop)
+
+
+def stage_transfer(
+    model: Architecture, plan: Serving, n: Scalar, net: Cluster, cluster: Cluster, constants: Overheads
+) -> Scalar:
+    """Seconds to hand a micro-batch to the next stage, each tensor rank its part; 0 where there is one stage."""
+    link = net.slowest_link(plan.chips)
+    size = plan.activation_bytes * n * model.d_model / plan.tensor
+    send = collectives.point_to_point(size, link.bandwidth, hop_seconds(plan.chips, cluster, constants))
+    return jnp.where(plan.pipeline > 1, send + constants.kernel, 0.0)

@@ -1,0 +1,59 @@
+"""Memory of a chip that serves: against plain counting, and at the edge of what fits."""
+
+import hypothesis.strategies as st
+import pytest
+from anatomy.cost.inference.memory import held_weights, largest_batch, memory, sequence_cache
+from anatomy.specs import Serving, architecture, chip
+from hypothesis import given
+
+GPT4, MQA = architecture("gpt4"), architecture("gpt4_mqa")
+A100 = chip("a100_sxm_40gb").memory
+ways = st.sampled_from([1.0, 2.0, 4.0, 8.0])
+
+
+def test_one_chip_holds_everything():
+    parts = GPT4.parameters
+    assert float(held_weights(GPT4, Serving())) == pytest.approx(parts.total, rel=1e-6)
+
+
+@given(ways, ways)
+def test_equal_stages_and_ways_hold_the_whole_model_once(tensor, expert):
+    plan = Serving(tensor=tensor, pipeline=15.0, data=expert, expert=expert)
+    parts, table = GPT4.parameters, GPT4.vocabulary * GPT4.d_model
+    shared = parts.attention + parts.norms + parts.router
+    whole = shared + parts.experts / expert + 15 * table  # every stage is counted as if it had the table
+    assert float(held_weights(GPT4, plan)) * tensor * 15 == pytest.approx(whole, rel=1e-4)
+
+
+def test_cache_by_heads_is_copied_where_heads_are_fewer_than_ways_and_by_sequence_is_not():
+    by_heads, by_sequence = (Serving(tensor=8.0, cache_by_sequence=by) for by in (0.0, 1.0))
+    whole = MQA.cache_bytes_per_token() * 1000
+    assert float(sequence_cache(MQA, by_heads, 1000.0)) == pytest.approx(whole)
+    assert float(sequence_cache(MQA, by_sequence, 1000.0)) == pytest.approx(whole / 8)
+    assert float(sequence_cache(GPT4, by_heads, 1000.0)) == pytest.approx(GPT4.cache_bytes_per_token() * 125)
+
+
+@given(st.sampled_from([GPT4, MQA]), st.floats(100, 40_000), st.sampled_from([1.0, 2.0]), st.booleans())
+def test_the_largest_batch_fits_and_one_more_does_not(model, context, width, by):
+    plan = Serving(tensor=8.0, pipeline=16.0, head=0.0, weight_bytes=width, cache_by_sequence=float(by))
+    most = float(largest_batch(model, plan, A100, context))
+    if most:
+        assert float(memory(model, plan, most, context).total) <= A100 * (1 + 1e-9)
+    assert float(memory(model, plan, most + 1, context).total) > A100 * (1 - 1e-9)
+
+
+def test_a_model_that_does_not_fit_serves_nobody():
+    assert float(largest_batch(GPT4, Serving(), A100, 1000.0)) == 0
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: memory(GPT4, Serving(), -1.0, 10.0), "memory.sequences is -1; allowed: a number at least 0"),
+        (lambda: memory(GPT4, Serving(), 1.0, 10.0, 0.0), "memory.tokens is 0; allowed: a finite number above 0"),
+        (lambda: largest_batch(GPT4, Serving(), A100, 0.0), "largest_batch.context is 0"),
+    ],
+)
+def test_nonsense_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
