@@ -42,6 +42,9 @@ CHECKED = (  # sections that have modules of checks
     "parallelism",
     "training-cost",
     "moe-tradeoffs",
+    "inference-tradeoffs",
+    "inference-infrastructure",
+    "inference-cost",
 )
 
 Check = Callable[["Claim"], "Finding"]

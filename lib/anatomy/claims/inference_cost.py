@@ -1,0 +1,209 @@
+"""Checks of what a token costs: the two prices, the hardware they imply, and what stands beside them."""
+
+import numpy as np
+
+from anatomy.claims.architecture import printed
+from anatomy.claims.finding import Evidence, Finding, compare, decide, uncheckable
+from anatomy.claims.inference_infrastructure import SERVING, served
+from anatomy.claims.ledger import Claim, check
+from anatomy.claims.record import record
+from anatomy.cost.inference.steps import decode, overheads
+from anatomy.specs import Serving, architecture, cluster
+
+BATCH = 4096.0  # sequences in flight on the cluster, as the article says of it
+HALF_FULL = 4096.0  # tokens in the cache, on average over an answer that ends at 8k
+WIDTHS = {"a100_sxm_40gb": 2.0, "h100_sxm": 1.0}  # bytes of a weight that meet both prices
+
+
+def per_thousand(key: str, chip_hour: float, weight_bytes: float, sequences: float = BATCH) -> float:
+    """Dollars for 1,000 tokens of output on the article's cluster."""
+    plan = SERVING.replace(weight_bytes=weight_bytes, activation_bytes=weight_bytes)
+    made = served(sequences, key, HALF_FULL, plan)
+    return float(made.dollars_per_million(chip_hour)) / 1e3
+
+
+def tokens_implied(key: str, dollars: float, chip_hour: float) -> float:
+    """Tokens a second of a cluster of 128 chips that sells 1,000 of them at that price."""
+    return printed("g4i.128") * chip_hour / 3600 / dollars * 1e3
+
+
+@check("cost.3x")
+def three_times(claim: Claim) -> Finding:
+    """Ratios of the list prices."""
+    prices = record("api_prices")
+    into, out = (prices["gpt4_8k"][way] / prices["davinci"][way] for way in ("in", "out"))
+    return compare(
+        claim,
+        out,
+        f"By OpenAI's price list of 2023, output of GPT-4 with 8k costs {out:.0f} times as much as davinci's, input "
+        f"{into:.1f} times. Those are prices; what it costs OpenAI is not on record.",
+        condition="prices of output tokens are meant",
+        evidence=Evidence.PUBLIC_RECORD,
+        sources=[prices["source"]],
+    )
+
+
+@check("cost.1.6x")
+def feed_forward(claim: Claim) -> Finding:
+    """Active parameters, and feed-forward parameters, over those of GPT-3."""
+    gpt3 = architecture("gpt3_175b").parameters
+    value = printed("arch.active_params") / float(gpt3.total)
+    inner = printed("arch.top_k") * printed("arch.expert_params") / float(gpt3.dense_mlp)
+    return compare(
+        claim,
+        value,
+        f"280 billion active parameters are {value:.2f} times GPT-3's 175. That counts attention too: two experts "
+        "alone "
+        f"are {inner:.2f} times GPT-3's feed-forward parameters.",
+        condition="all active parameters are meant, not the feed-forward ones",
+        sources=["brown2020gpt3"],
+    )
+
+
+@check("cost.reason")
+def why_dearer(claim: Claim) -> Finding:
+    """What sets GPT-4 apart from a dense 175B on the same chips: bytes, FLOP, and how full they run."""
+    gpt4 = served(BATCH, context=HALF_FULL)
+    constants, dense = overheads("ampere"), Serving(tensor=8.0)
+    box = cluster("a100_sxm_80gb", 1)
+    small = decode(architecture("gpt3_175b"), dense, box, constants, 32.0, 2048.0)  # what its own cache leaves room for
+    full = decode(architecture("gpt3_175b"), dense, box, constants, 4096.0 / 16, 1.0)
+    ratio = (gpt4.chips * gpt4.seconds / gpt4.tokens) / (small.chips * small.seconds / small.tokens)
+    flop = float(gpt4.flop / gpt4.tokens) / float(full.flop / full.tokens)
+    return decide(
+        claim,
+        float(gpt4.mfu) < float(small.mfu),
+        f"By the cost model a token of GPT-4 takes {float(ratio):.2f} times the chip-seconds of GPT-3's on eight "
+        "A100 of "
+        f"80 GB with 32 sequences of 2k, {flop:.1f} times the FLOP and "
+        f"{printed('arch.total_params') / 175e9:.0f} times the weights to read, shared by a batch of 4,096. GPT-4's "
+        f"cluster would run at {float(gpt4.mfu):.1%} of peak, that box at {float(small.mfu):.1%}: multi-query "
+        "attention "
+        "lets the larger model run the fuller batch. So at the article's own batch utilisation is no reason for a "
+        "higher cost; a cluster that is not full is.",
+        value=float(ratio),
+        unit="times",
+        in_part=float(gpt4.chips) > box.chips,
+        evidence=Evidence.COST_MODEL,
+        assumes=["davinci has multi-head attention, as GPT-3"],
+    )
+
+
+@check("cost.a100")
+def on_a100(claim: Claim) -> Finding:
+    """The price by the cost model in FP16, at the article's own dollar an hour and at what it would take."""
+    one = per_thousand("a100_sxm_40gb", 1.0, 2.0)
+    hour = printed("cost.a100") / one
+    return compare(
+        claim,
+        per_thousand("a100_sxm_40gb", 1.29, 2.0),
+        "With 4,096 sequences, half of 8k in the cache and FP16 weights, 128 A100 make "
+        f"{128 / 3600 / one * 1e3:,.0f} tokens a second. At the article's $1 an hour, 1,000 tokens cost ${one:.4f}; "
+        f"$0.0049 asks for ${hour:.2f} an hour, between the $1.10 that Lambda took in 2022 and the $1.45 of three "
+        "years "
+        "at AWS. Nothing in the article says which price it used.",
+        condition="FP16, 4,096 sequences, one key head, and $1.29 for an A100-hour",
+        evidence=Evidence.COST_MODEL,
+        tolerance=0.1,
+    )
+
+
+@check("cost.h100")
+def on_h100(claim: Claim) -> Finding:
+    """The same on H100, in FP16 and FP8."""
+    hour = printed("train.h100_price")
+    wide, narrow = (per_thousand("h100_sxm", hour, width) for width in (2.0, 1.0))
+    return compare(
+        claim,
+        narrow,
+        f"At the article's ${hour:.0f} for an H100-hour, 1,000 tokens cost ${wide:.4f} in FP16 and ${narrow:.4f} in "
+        "FP8. "
+        "The printed price is that of FP8, while the price for A100 is that of FP16: the A100 has no FP8, but int8 "
+        f"would bring it to ${per_thousand('a100_sxm_40gb', 1.29, 1.0):.4f} too.",
+        condition="FP8, 4,096 sequences, one key head, and $2 for an H100-hour",
+        evidence=Evidence.COST_MODEL,
+        tolerance=0.15,
+    )
+
+
+@check("cost.ratio")
+def ratio(claim: Claim) -> Finding:
+    """Throughput of an H100 over that of an A100, by both precisions."""
+    rates = {
+        (key, width): 1 / per_thousand(key, 1.0, width) for key in ("a100_sxm_40gb", "h100_sxm") for width in (1.0, 2.0)
+    }
+    mixed = rates["h100_sxm", 1.0] / rates["a100_sxm_40gb", 2.0]
+    hour = printed("train.h100_price") * printed("cost.a100") / printed("cost.h100") / mixed
+    alike = [rates["h100_sxm", width] / rates["a100_sxm_40gb", width] for width in (2.0, 1.0)]
+    return compare(
+        claim,
+        mixed,
+        "4.67 follows from the two prices if an H100-hour costs twice an A100-hour. By the cost model an H100 in "
+        "FP8 has "
+        f"{mixed:.1f} times the tokens of an A100 in FP16; in the same precision {alike[0]:.1f} and {alike[1]:.1f} "
+        "times, as its memory is 2.2 times as fast. It "
+        f"agrees with the printed prices if an A100-hour costs ${hour:.2f}, still at $2 for the H100.",
+        evidence=Evidence.COST_MODEL,
+    )
+
+
+@check("cost.assume")
+def assume(claim: Claim) -> Finding:
+    """The price at smaller batches."""
+    full, few = (per_thousand("a100_sxm_40gb", 1.29, 2.0, n) for n in (BATCH, 256.0))
+    return decide(
+        claim,
+        few > 2 * full,
+        f"It says so itself, and it matters: with 256 sequences in place of 4,096, 1,000 tokens cost ${few:.3f} in "
+        "place "
+        f"of ${full:.4f}, {few / full:.0f} times as much.",
+        value=few / full,
+        unit="times",
+        condition="FP16 on 128 A100",
+        evidence=Evidence.COST_MODEL,
+    )
+
+
+@check("cost.low_util")
+def low(claim: Claim) -> Finding:
+    """Nothing to compute it from."""
+    return uncheckable(
+        claim,
+        "OpenAI's utilisation is not on record. That demand has hours is plain; how deep its valleys are, for users "
+        "around the world, is not.",
+    )
+
+
+@check("cost.repurpose")
+def repurpose(claim: Claim) -> Finding:
+    """A guess of the article about OpenAI."""
+    return uncheckable(
+        claim,
+        "The article presents it as an assumption. Nodes of eight with a fast network can train small models as well "
+        "as serve; nobody outside has said that they did.",
+    )
+
+
+@check("cost.double")
+def double(claim: Claim) -> Finding:
+    """Price of a token where load follows the day, if idle chips are paid for."""
+    hours = np.arange(0, 24, 0.25)
+
+    def dearer(depth: float) -> float:
+        """Peak over mean of a load that swings by this share of its mean."""
+        load = 1 + depth * np.cos(2 * np.pi * hours / 24)
+        return float(load.max() / load.mean())
+
+    deepest, usual = dearer(1.0), dearer(0.5)
+    return compare(
+        claim,
+        deepest,
+        "Chips that idle are paid for. If a fleet is built for the peak of its day, a token costs the peak over the "
+        "mean "
+        f"of what it would at full load. A load that swings by half its mean makes that {usual:.1f} times; one that "
+        f"falls to nothing each night {deepest:.0f} times. So more than double asks for a service whose nights are "
+        "empty "
+        "and whose days have peaks besides. OpenAI's load is not on record.",
+        condition="the load falls to nothing every night",
+        assumes=["the fleet is sized for the peak of the day", "idle chips earn nothing"],
+    )

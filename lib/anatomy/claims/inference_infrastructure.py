@@ -1,0 +1,449 @@
+"""Checks of the serving cluster: batches of experts, what 128 chips hold, and which of its statements fit together."""
+
+import jax.numpy as jnp
+from jax.scipy.special import betainc
+
+from anatomy.claims.architecture import printed
+from anatomy.claims.finding import Evidence, Finding, compare, decide, uncheckable
+from anatomy.claims.ledger import Claim, check
+from anatomy.cost.inference.memory import held_weights, largest_batch, memory, sequence_cache
+from anatomy.cost.inference.steps import Pass, decode, overheads, stage_transfer, tensor_exchange
+from anatomy.cost.routing import experts_touched, fullest_expert, spread_per_expert, tokens_per_expert
+from anatomy.cost.training import derate
+from anatomy.specs import Architecture, Cluster, Serving, architecture, chip, cluster, node
+from anatomy.specs.units import readable
+
+CONTEXT = 8192.0
+# The article's layout: fifteen nodes with eight layers each, and a head node without any.
+SERVING = Serving(tensor=8.0, pipeline=16.0, head=0.0, micro_batches=16.0, cache_by_sequence=1.0)
+GENERATIONS = {"a100_sxm_40gb": "ampere", "a100_sxm_80gb": "ampere", "h100_sxm": "hopper"}
+
+
+def model() -> Architecture:
+    """The article's model with one key head, as it says."""
+    return architecture("gpt4_mqa")
+
+
+def machine(key: str = "a100_sxm_40gb") -> Cluster:
+    """The article's 128 chips of a kind, in nodes of eight."""
+    return cluster(key, printed("g4i.128") / node(key).chips)
+
+
+def served(
+    sequences: float, key: str = "a100_sxm_40gb", context: float = CONTEXT, plan: Serving = SERVING, **how: float
+) -> Pass:
+    """A decode step of the article's model on its cluster.
+
+    Args:
+        sequences: in flight.
+        key: of the chip.
+        context: tokens of each in the cache.
+        plan: the layout.
+        how: further arguments of `decode`.
+    """
+    return decode(model(), plan, machine(key), overheads(GENERATIONS[key]), sequences, context, **how)
+
+
+def room(model: Architecture, plan: Serving, key: str = "a100_sxm_40gb", context: float = CONTEXT) -> float:
+    """Sequences in flight for which there is memory."""
+    return float(largest_batch(model, plan, chip(key).memory, context))
+
+
+def as_billions(value: float) -> str:
+    """Parameters in billions."""
+    return f"{value / 1e9:.0f} billion"
+
+
+@check("g4i.moe_adds")
+def moe_adds(claim: Claim) -> Finding:
+    """Bytes that a step reads, beside a dense model of as many active parameters."""
+    experts, k = printed("arch.n_experts"), printed("arch.top_k")
+    touched = [float(experts_touched(n, experts, k)) for n in (1, 8, 64)]
+    return decide(
+        claim,
+        touched[1] > 2 * touched[0],
+        f"A dense model reads the same weights at any batch. Here one token reads {touched[0]:.0f} experts of a layer, "
+        f"eight read {touched[1]:.1f} and 64 read {touched[2]:.1f} of {experts:.0f}: the first users added bring their "
+        "own reads with them, and how many depends on what they ask.",
+        value=touched[1],
+        unit="experts",
+        condition="tokens choose evenly and independently",
+        evidence=Evidence.COST_MODEL,
+    )
+
+
+@check("g4i.routes")
+def routes(claim: Claim) -> Finding:
+    """Whether a router's choice depends on the token."""
+    experts, k = int(printed("arch.n_experts")), int(printed("arch.top_k"))
+    pairs = experts * (experts - 1) // k
+    return decide(
+        claim,
+        pairs > 1,
+        f"That is what a learned router does: each layer picks two of {experts} experts for each token, one of {pairs} "
+        "pairs. The small model's routers choose by token far more than by text.",
+        value=pairs,
+        unit="pairs",
+        sources=["shazeer2017moe", "jiang2024mixtral"],
+    )
+
+
+@check("g4i.16_2")
+def sixteen(claim: Claim) -> Finding:
+    """The statement is the architecture's again."""
+    return uncheckable(
+        claim,
+        "The same as in the section on architecture, and with no more evidence. Mixtral of 2023 has eight experts and "
+        "uses two, so the kind is usual.",
+        sources=("jiang2024mixtral",),
+    )
+
+
+@check("g4i.b8_1")
+def batch_of_one(claim: Claim) -> Finding:
+    """Tokens of an expert at a batch of eight."""
+    return compare(
+        claim,
+        float(tokens_per_expert(8.0, printed("arch.n_experts"), printed("arch.top_k"))),
+        "Eight tokens with two choices each are sixteen visits to sixteen experts: one each on average. Each expert's "
+        "weights are then read for a single token.",
+    )
+
+
+@check("g4i.imbalance")
+def imbalance(claim: Claim) -> Finding:
+    """The fullest expert of a batch of eight, by chance."""
+    experts, k = printed("arch.n_experts"), printed("arch.top_k")
+    fullest, idle = float(fullest_expert(8, experts, k)), experts - float(experts_touched(8.0, experts, k))
+    layers, everyone = printed("arch.layers"), (k / experts) ** 8 * experts
+    four = experts * float(1 - betainc(8 - 3, 3 + 1, 1 - k / experts))  # experts of a layer with four or more
+    return decide(
+        claim,
+        everyone * layers > 1,
+        f"With eight tokens the fullest expert of a layer has {fullest:.1f} on average, {idle:.1f} have none, and in "
+        f"{layers:.0f} layers {four * layers:.0f} have four or more: 4, 1 and 0 are what chance gives. All eight on "
+        "one "
+        f"expert happens by chance once in {1 / everyone:,.0f} layers; that would be the work of a skewed router.",
+        value=fullest,
+        unit="tokens on average",
+        in_part=four * layers > 1,
+        assumes=["tokens choose evenly and independently"],
+        evidence=Evidence.COST_MODEL,
+        sources=["raab1998balls"],
+    )
+
+
+@check("g4i.jitter")
+def jitter(claim: Claim) -> Finding:
+    """Spread of the experts read in a step, and of the step's time, small batch against large."""
+    experts, k, layers = printed("arch.n_experts"), printed("arch.top_k"), printed("arch.layers")
+    spread = float(spread_per_expert(8.0, experts, k)) / float(tokens_per_expert(8.0, experts, k))
+    # Experts touched in a layer: variance of a sum of idle experts, of which each pair is idle together a little less.
+    none = (1 - k / experts) ** 8
+    both = ((experts - k) * (experts - k - 1) / (experts * (experts - 1))) ** 8
+    idle = (experts * none + experts * (experts - 1) * both - (experts * none) ** 2) ** 0.5
+    mean = experts * (1 - none)
+    step = idle / mean / layers**0.5
+    return decide(
+        claim,
+        step > 0.05,
+        f"The tokens of an expert stray by {spread:.0%} of their mean at a batch of eight: that is strong. The time of "
+        f"a token is a sum over {layers:.0f} layers, in which chance averages out: the experts read in one layer stray "
+        f"by {idle / mean:.0%}, over all layers by {step:.1%}. Only choices that agree across layers, as those of easy "
+        "and hard texts may, could make a token's time vary strongly.",
+        value=step,
+        unit="share",
+        in_part=spread > 0.3,
+        evidence=Evidence.COST_MODEL,
+        assumes=["layers choose independently of each other"],
+    )
+
+
+@check("g4i.reason")
+def reason(claim: Claim) -> Finding:
+    """What more experts would cost in serving, at equal stored parameters."""
+    one, many = (
+        float(
+            served(256.0 * 16, plan=SERVING, touched=experts_touched(256.0, n, printed("arch.top_k")) * 16 / n).seconds
+        )
+        for n in (16.0, 128.0)
+    )
+    return uncheckable(
+        claim,
+        "Nobody outside knows the reason. With the same weights cut into 128 experts in place of 16, a step with 256 "
+        f"tokens a micro-batch would take {abs(many / one - 1):.0%} less time: it touches nearly all of them either "
+        f"way.",
+    )
+
+
+@check("g4i.more_bw")
+def more_bandwidth(claim: Claim) -> Finding:
+    """FLOP for each byte read, with the article's batch and more experts."""
+    k, batch = printed("arch.top_k"), printed("g4i.4k") / 16
+    ridge = float(chip("a100_sxm_40gb").balance())
+    rows = {n: float(tokens_per_expert(batch, n, k)) for n in (16.0, 64.0, 128.0)}
+    return decide(
+        claim,
+        rows[128.0] < rows[16.0] < ridge,
+        f"In 16 bits an expert does as many FLOP for a byte read as it has tokens. With a micro-batch of {batch:.0f} "
+        f"that is {rows[16.0]:.0f} with 16 experts, {rows[64.0]:.0f} with 64 and {rows[128.0]:.0f} with 128; an A100 "
+        f"is balanced at {ridge:.0f}. So more experts of the same total size push it further below, and it is bound by "
+        "bandwidth already with 16.",
+        value=rows[128.0],
+        unit="FLOP/byte",
+        condition="the batch is not raised with the experts",
+        evidence=Evidence.COST_MODEL,
+        sources=["williams2009roofline"],
+    )
+
+
+@check("g4i.4k")
+def four_thousand(claim: Claim) -> Finding:
+    """Both readings against the memory of 40 GB chips and against the price."""
+    batch = printed("g4i.4k")
+    rooms = {width: room(model(), SERVING.replace(weight_bytes=width)) for width in (2.0, 1.0)}
+    whole, each = (served(n) for n in (batch, batch * float(SERVING.pipeline)))
+    prices = [float(made.dollars_per_million(1.0)) / 1e3 for made in (whole, each)]
+    asked = [printed("cost.a100") / price for price in prices]
+    return compare(
+        claim,
+        rooms[1.0],
+        "Over the whole cluster, 4,000 sequences of 8k need int8 weights on 40 GB chips: there is room for "
+        f"{rooms[1.0]:,.0f}, and for {rooms[2.0]:,.0f} with FP16, with one key head and the cache split by sequences. "
+        f"In every micro-batch, {batch * 16:,.0f} sequences have no room at that length. In FP16 the first reading "
+        "meets "
+        f"the article's price at ${asked[0]:.2f} for a chip-hour, the second at ${asked[1]:.2f}. So 4k over the "
+        "cluster "
+        "fits the rest.",
+        at_least=True,
+        condition="sequences are counted over the whole cluster, in int8 or shorter than 8k",
+        evidence=Evidence.COST_MODEL,
+        assumes=["one key/value head", "cache split by sequences"],
+        sources=["pope2023efficiently"],
+    )
+
+
+@check("g4i.500")
+def five_hundred(claim: Claim) -> Finding:
+    """Tokens of an expert under both readings of 4k."""
+    batch, experts, k = printed("g4i.4k"), printed("arch.n_experts"), printed("arch.top_k")
+    value = float(tokens_per_expert(batch, experts, k))
+    return compare(
+        claim,
+        value,
+        f"4,000 tokens with two choices among sixteen give {value:.0f} to each, if they pass a layer together. If the "
+        f"4k are all that 16 stages have in flight, a layer sees 250 at a time and an expert {value / 16:.0f}.",
+        condition="4,000 tokens pass a layer at once",
+    )
+
+
+@check("g4i.usage")
+def usage(claim: Claim) -> Finding:
+    """Users that a batch of 4k stands for."""
+    made = served(printed("g4i.4k"), context=CONTEXT / 2)
+    rate = 1 / float(made.seconds)
+    return uncheckable(
+        claim,
+        f"How much is very large is a matter of taste. 4,000 sequences at once, at {rate:.1f} tokens a second each, "
+        "are "
+        f"{readable(float(made.tokens_per_second) * 86_400)} tokens a day for one cluster, "
+        f"{float(made.tokens_per_second) * 86_400 / 500 / 1e6:.1f} million answers of 500 tokens.",
+        beside=(float(made.tokens_per_second), "tokens/s"),
+    )
+
+
+@check("g4i.128")
+def chips(claim: Claim) -> Finding:
+    """Does it fit with the layout?"""
+    return compare(
+        claim,
+        float(SERVING.chips),
+        "8-way tensor and 16-way pipeline parallelism make 128. That the claims agree is all that can be said: OpenAI "
+        "has published nothing.",
+        condition="the layout is 8 x 16",
+    )
+
+
+@check("g4i.sites")
+def sites(claim: Claim) -> Finding:
+    """Nothing to compute it from."""
+    return uncheckable(claim, "Where OpenAI's machines stood and how many there were is not on record.")
+
+
+@check("g4i.tp8pp16")
+def layout(claim: Claim) -> Finding:
+    """Chips of the layout, and what other layouts of as many would do."""
+    groups = SERVING.replace(pipeline=8.0, head=1.0, micro_batches=8.0, data=2.0, expert=2.0)
+    one, other = served(2048.0), served(1024.0, plan=groups)
+    return compare(
+        claim,
+        float(SERVING.tensor * SERVING.pipeline),
+        "8 x 16 = 128. With 2,048 sequences of 8k, all that FP16 leaves room for, the cost model has "
+        f"{float(one.seconds) * 1e3:.0f} ms a token. Two groups of 8 x 8 that share the experts would need "
+        f"{float(other.seconds) * 1e3:.0f} ms for as many: half the stages, half the experts to read in each, and an "
+        "all-to-all between nodes.",
+        condition="the cluster has 128 chips",
+        evidence=Evidence.COST_MODEL,
+    )
+
+
+@check("g4i.130B")
+def node_parameters(claim: Claim) -> Finding:
+    """1.8 trillion over 16, over 15, and what the fullest node really holds."""
+    total = printed("arch.total_params")
+    value = total / 15
+    fullest = float(held_weights(model(), SERVING) * SERVING.tensor)
+    return compare(
+        claim,
+        value,
+        f"1.8 trillion over 16 nodes are {as_billions(total / 16)}, over 15 {as_billions(value)}. A node with eight of "
+        f"120 layers and a token table holds {as_billions(fullest)} of the article's model, counted whole. 130 fits "
+        "neither; it is 8 % above the larger.",
+        tolerance=0.1,
+        condition="fifteen nodes hold the layers",
+        sources=["patel2023gpt4"],
+    )
+
+
+@check("g4i.30GB")
+def sixteen_bits(claim: Claim) -> Finding:
+    """Bytes of weights on the fullest chip in FP16."""
+    value = 2 * float(held_weights(model(), SERVING))
+    even = 2 * printed("arch.total_params") / SERVING.chips
+    return compare(
+        claim,
+        value,
+        f"1.8 trillion parameters over 128 chips are {readable(even, 'B')} each in FP16. With eight layers on each of "
+        f"fifteen nodes the fullest chip holds {readable(value, 'B')}, copies of the key head and a part of a token "
+        "table "
+        "included: just above 30 GB, not below.",
+        condition="about 30 GB, not less",
+    )
+
+
+@check("g4i.15GB")
+def eight_bits(claim: Claim) -> Finding:
+    """Bytes of weights on the fullest chip in 8 bits."""
+    value = float(held_weights(model(), SERVING))
+    even = printed("arch.total_params") / SERVING.chips
+    return compare(
+        claim,
+        value,
+        f"Half of the figure for FP16: {readable(value, 'B')} on the fullest chip, {readable(even, 'B')} on average. "
+        "The A100 has no FP8; int8 it has.",
+        condition="about 15 GB, not less; and int8",
+    )
+
+
+@check("g4i.fits40")
+def fits(claim: Claim) -> Finding:
+    """What is left for the cache on 40 GB, with one key head and with as many as query heads."""
+    left = float(chip("a100_sxm_40gb").memory - memory(model(), SERVING, 0.0, CONTEXT).total)
+    one, many = room(model(), SERVING), room(architecture("gpt4"), SERVING.replace(cache_by_sequence=0.0))
+    share = float(sequence_cache(model(), SERVING, CONTEXT))
+    return decide(
+        claim,
+        one > 1000,
+        f"FP16 weights leave {readable(left, 'B')} of 40. With one key head a sequence of 8k takes "
+        f"{readable(share, 'B')} on a chip, so {one:,.0f} fit into the cluster; with as many key heads as query "
+        f"heads {many:.0f}. It fits because of "
+        "multi-query attention.",
+        value=one,
+        unit="sequences",
+        condition="one key/value head, and the cache split by sequences",
+        evidence=Evidence.COST_MODEL,
+        sources=["shazeer2019mqa", "pope2023efficiently"],
+    )
+
+
+@check("g4i.no_split")
+def no_split(claim: Claim) -> Finding:
+    """Traffic of both ways to lay 128 chips: stages, or experts over nodes."""
+    net = derate(machine(), overheads("ampere").efficiency)
+    split = SERVING.replace(pipeline=1.0, head=1.0, micro_batches=1.0, data=16.0, expert=16.0)
+    apart = served(128.0, plan=split)
+    together = served(2048.0)
+    hand = float(
+        stage_transfer(model(), SERVING, jnp.asarray(128.0), net, machine(), overheads("ampere"))
+    ) * float(SERVING.pipeline)  # fmt: skip
+    inside = float(tensor_exchange(model(), SERVING, jnp.asarray(128.0), net).seconds) * printed("arch.layers")
+    return decide(
+        claim,
+        float(apart.seconds) > float(together.seconds),
+        f"With 2,048 sequences on 128 A100, stages hand on activations for {hand * 1e3:.1f} ms of a token's "
+        f"{float(together.seconds) * 1e3:.0f}. With the experts of each layer on sixteen nodes, all-to-alls take "
+        f"{float(apart.expert) * 1e3:.0f} ms, more than the {inside * 1e3:.0f} ms of tensor parallelism, yet a token "
+        f"takes {float(apart.seconds) * 1e3:.0f} ms, for each node reads one expert of a layer in place of all. The "
+        "traffic is dearer, as claimed, and "
+        "buys more than it costs; later systems split experts over many nodes. No cache need be recomputed: tokens "
+        "travel, and caches stay.",
+        value=float(apart.expert) * 1e3,
+        unit="ms",
+        in_part=float(apart.expert) > hand,
+        evidence=Evidence.COST_MODEL,
+        assumes=["balanced experts", "200 Gb/s a chip"],
+        sources=["lepikhin2021gshard", "deepseek2024v3"],
+    )
+
+
+@check("g4i.kv_routing")
+def kv_routing(claim: Claim) -> Finding:
+    """An opinion about the future, and what came."""
+    return uncheckable(
+        claim,
+        "An opinion about models to come. Those that came since, such as DeepSeek-V3 with 256 routed experts, keep "
+        "each "
+        "sequence's cache where its attention runs and send tokens to experts and back.",
+        sources=("deepseek2024v3",),
+    )
+
+
+@check("g4i.120_15")
+def fifteen(claim: Claim) -> Finding:
+    """Divisors, and the sixteenth node."""
+    layers = printed("arch.layers")
+    held = float(SERVING.stage_layers(model()))
+    return compare(
+        claim,
+        layers / held,
+        f"120 = 15 x {held:.0f}. With the 16 stages that the article also claims, 120 layers divide only if one node "
+        "has "
+        "none: then 15 nodes have eight each and the sixteenth is the head node, and both statements are true.",
+        condition="the head node holds no layer",
+    )
+
+
+@check("g4i.head")
+def head(claim: Claim) -> Finding:
+    """What a head node without layers costs, beside sixteen equal stages."""
+    without = float(served(4096.0).tokens_per_second)
+    even = float(served(4096.0, plan=SERVING.replace(head=1.0)).tokens_per_second)
+    table = model().vocabulary * model().d_model
+    return decide(
+        claim,
+        without >= even * (1 - 1e-9),
+        "Eight layers is the most that a stage has in either case, for 120 over 16 is 7.5: with the head node empty "
+        "or "
+        f"with 16 stages of up to eight the slowest stage, and so the rate, is the same ({without / even - 1:+.1%}). "
+        "An "
+        "empty head node costs nothing "
+        f"and has room for tables, sampling and whatever else. The tables alone, {readable(2 * table, 'B')}, would not "
+        "ask for it.",
+        value=without / even,
+        unit="times",
+        evidence=Evidence.COST_MODEL,
+    )
+
+
+@check("g4i.spec_head")
+def spec_head(claim: Claim) -> Finding:
+    """Room for a draft model on the head node."""
+    free = 8 * chip("a100_sxm_40gb").memory
+    return uncheckable(
+        claim,
+        f"It would fit: an empty node of eight chips has {readable(float(free), 'B')}, room for a draft model of "
+        f"{as_billions(0.5 * float(free) / 2)} parameters in FP16 with as much again for its cache. That it was used "
+        "so "
+        "is not on record.",
+        sources=("leviathan2023fast",),
+    )
