@@ -66,7 +66,7 @@ def why_dearer(claim: Claim) -> Finding:
     gpt4 = served(BATCH, context=HALF_FULL)
     constants, dense = overheads("ampere"), Serving(tensor=8.0)
     box = cluster("a100_sxm_80gb", 1)
-    small = decode(architecture("gpt3_175b"), dense, box, constants, 32.0, 2048.0)  # what its own cache leaves room for
+    small = decode(architecture("gpt3_175b"), dense, box, constants, 24.0, 2048.0)  # what its own cache leaves room for
     full = decode(architecture("gpt3_175b"), dense, box, constants, 4096.0 / 16, 1.0)
     ratio = (gpt4.chips * gpt4.seconds / gpt4.tokens) / (small.chips * small.seconds / small.tokens)
     flop = float(gpt4.flop / gpt4.tokens) / float(full.flop / full.tokens)
@@ -75,7 +75,7 @@ def why_dearer(claim: Claim) -> Finding:
         float(gpt4.mfu) < float(small.mfu),
         f"By the cost model a token of GPT-4 takes {float(ratio):.2f} times the chip-seconds of GPT-3's on eight "
         "A100 of "
-        f"80 GB with 32 sequences of 2k, {flop:.1f} times the FLOP and "
+        f"80 GB with 24 sequences of 2k, {flop:.1f} times the FLOP and "
         f"{printed('arch.total_params') / 175e9:.0f} times the weights to read, shared by a batch of 4,096. GPT-4's "
         f"cluster would run at {float(gpt4.mfu):.1%} of peak, that box at {float(small.mfu):.1%}: multi-query "
         "attention "
