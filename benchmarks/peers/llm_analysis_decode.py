@@ -22,8 +22,7 @@ analysis = LLMAnalysis(
         hidden_dim=asked["d_model"],
         vocab_size=asked["vocabulary"],
         max_seq_len=2 * asked["context"],
-        ffn_embed_dim=asked["d_model"]
-        * round(1.5 * asked["d_ff"] / asked["d_model"]),  # two matrices in place of three
+        ffn_embed_dim=asked["d_model"] * round(1.5 * asked["d_ff"] / asked["d_model"]),
     ),
     get_gpu_config_by_name("a100-sxm-80gb"),
     get_dtype_config_by_name("w16a16e16"),

@@ -16,6 +16,7 @@ CHECKED = LEDGER.checks()
 KINDS = {"given", "derivable", "structural", "comparison", "opinion", "prediction"}
 WORKED_THROUGH = (
     "intro", "replicability", "architecture", "dataset", "parallelism", "training-cost", "moe-tradeoffs",
+    "inference-tradeoffs", "inference-infrastructure", "inference-cost",
 )  # fmt: skip
 every_checked = pytest.mark.parametrize("key", sorted(CHECKED))
 
