@@ -1,10 +1,12 @@
 """Checkpoints: what was written comes back, and what was not written whole is refused."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from anatomy.model import Config, init
@@ -84,6 +86,42 @@ def test_foreign_files_are_refused_with_the_reason(tmp_path, state):
         checkpoint.load(foreign, state, "mine")
     with pytest.warns(UserWarning, match="step-00000009"):
         assert checkpoint.latest(tmp_path, state, "mine")[0] == 1
+
+
+def test_a_foreign_file_of_a_type_that_numpy_lacks_is_refused(tmp_path, state):
+    checkpoint.save(tmp_path, 1, state, "mine")
+    eights = np.zeros(3, ml_dtypes.float8_e4m3fn)
+    for metadata, reason in (({}, "was made by None"), ({"maker": "mine"}, "cannot be read: .*float8_e4m3fn")):
+        foreign = tmp_path / "step-00000009.safetensors"
+        save_file({"x": eights}, foreign, metadata)
+        with pytest.warns(UserWarning, match=f"step-00000009.safetensors {reason}"):
+            assert checkpoint.latest(tmp_path, state, "mine")[0] == 1
+
+
+@pytest.mark.parametrize("step", [None, "-4", "8", "9.0", "nine"])
+def test_a_file_whose_step_is_not_that_of_its_name_is_refused(tmp_path, state, step):
+    checkpoint.save(tmp_path, 1, state, "mine")
+    arrays = checkpoint.named(state)
+    metadata = {"maker": "mine", "sha256": checkpoint.digest(arrays)} | ({} if step is None else {"step": step})
+    save_file(arrays, tmp_path / "step-00000009.safetensors", metadata)
+    with pytest.warns(UserWarning, match=f"step-00000009.safetensors holds step {step!r}; allowed: the step of its"):
+        assert checkpoint.latest(tmp_path, state, "mine")[0] == 1
+
+
+@pytest.mark.parametrize("step", [-1, 1.5, 10**8, "3"])
+def test_a_step_that_a_name_has_no_room_for_is_refused(tmp_path, state, step):
+    with pytest.raises((TypeError, ValueError), match=r"checkpoint.step is .*; allowed: a whole number from 0 to"):
+        checkpoint.save(tmp_path, step, state, "mine")
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_may_write_the_same_checkpoints_at_once(tmp_path, state):
+    """Two processes that train one recipe, such as `make models` and an open notebook."""
+    with ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(lambda: [checkpoint.save(tmp_path, s, state, "m") for s in range(30)]) for _ in range(4)]
+    for writer in writers:
+        writer.result()
+    assert checkpoint.latest(tmp_path, state, "m")[0] == 29
 
 
 def test_another_model_is_refused_by_the_first_array_that_differs(tmp_path, state):

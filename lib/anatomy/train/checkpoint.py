@@ -19,9 +19,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_arrays
 
+from anatomy.specs.base import between, check_arguments
 from anatomy.train.cache import write_atomically
 
 NAME = re.compile(r"step-(\d{8})\.safetensors")
+STEPS = {**between(high=10**8 - 1, whole=True), "allowed": "a whole number from 0 to 99,999,999"}  # as a name has room
 KEPT = 2  # the newest may turn out to be unreadable
 ABANDONED = 600.0  # seconds after which a file half written is of a run that was killed
 
@@ -34,17 +36,22 @@ def save(directory: Path, step: int, tree: Any, maker: str) -> Path:
         step: of the training, at least 0.
         tree: arrays and numbers that JAX can walk through.
         maker: what the tree belongs to, such as the hash of a recipe; asked for again on loading.
+
+    Raises:
+        TypeError, ValueError: the step is no whole number from 0 to 99,999,999.
+        OSError: the directory cannot be written to.
     """
+    check_arguments("checkpoint", STEPS, step=step)
     directory.mkdir(parents=True, exist_ok=True)
     arrays = named(tree)
-    path = directory / f"step-{step:08d}.safetensors"
+    path = directory / f"step-{int(step):08d}.safetensors"
     for left in directory.glob(".step-*"):
         with suppress(FileNotFoundError):  # it may be done just now
             if time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
-    write_atomically(path, save_arrays(arrays, {"maker": maker, "step": str(step), "sha256": digest(arrays)}))
+    write_atomically(path, save_arrays(arrays, {"maker": maker, "step": str(int(step)), "sha256": digest(arrays)}))
     for old in newest_first(directory)[KEPT:]:
-        old.unlink()
+        old.unlink(missing_ok=True)  # another process that trains the same may have removed it
     return path
 
 
@@ -60,18 +67,21 @@ def load(path: Path, like: Any, maker: str) -> tuple[int, Any]:
         The step, and the tree with NumPy arrays.
 
     Raises:
-        ValueError: the file is truncated, altered, of another maker, or of another structure; the message says which.
+        ValueError: the file is truncated, altered, renamed, of another maker, or of another structure; the message
+            says which.
     """
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
+            if metadata.get("maker") != maker:  # asked first: a foreign file may hold what NumPy has no type for
+                raise ValueError(f"{path.name} was made by {metadata.get('maker')!r}; allowed: {maker!r}")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, AttributeError) as error:  # the last where NumPy lacks the type
         raise ValueError(f"{path.name} cannot be read: {error}") from error
-    if metadata.get("maker") != maker:
-        raise ValueError(f"{path.name} was made by {metadata.get('maker')!r}; allowed: {maker!r}")
     if metadata.get("sha256") != digest(arrays):
         raise ValueError(f"{path.name} was altered: its arrays do not have the SHA-256 that it names")
+    if not (named_step := NAME.fullmatch(path.name)) or metadata.get("step") != str(int(named_step[1])):
+        raise ValueError(f"{path.name} holds step {metadata.get('step')!r}; allowed: the step of its name")
     expected = {name: (a.shape, a.dtype) for name, a in named(like).items()}
     found = {name: (a.shape, a.dtype) for name, a in arrays.items()}
     if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
