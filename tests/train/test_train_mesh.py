@@ -1,13 +1,15 @@
 """Training on meshes: every layout the same losses, and layouts that cannot work refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.model import Config
+from anatomy.model import Config, init
 from anatomy.specs import Plan
 from anatomy.train import mesh as meshes
 from anatomy.train.loop import Training
 from anatomy.train.mesh.run import Run, in_processes, in_subprocess, on_mesh, on_one_device
+from jax.sharding import Mesh
 
 CONFIG = {
     "vocabulary": 64, "layers": 4, "d_model": 32, "heads": 4, "kv_heads": 1, "head_dim": 8, "d_ff": 16,
@@ -142,6 +144,12 @@ def test_good_plans_are_not_refused():
         assert meshes.problems(Config(**CONFIG), Plan(**plan), SEQUENCES, 8) == []
 
 
+@pytest.mark.parametrize("sequences", [0, -4])
+def test_a_step_without_sequences_is_refused(sequences):
+    words = f"{sequences} sequences are no whole micro-batches of 1 on 1 replicas"
+    assert meshes.problems(Config(**CONFIG), Plan(), sequences, 8) == [words]
+
+
 def test_widths_that_do_not_split_are_refused():
     config = Config(**CONFIG | {"d_ff": 18, "vocabulary": 66, "heads": 4, "kv_heads": 2})
     found = meshes.problems(config, Plan(tensor=4), SEQUENCES, 8)
@@ -158,3 +166,19 @@ def test_a_step_is_not_made_for_a_plan_that_cannot_be_run():
         meshes.make_step(config, Training(steps=1), plan, meshes.make_mesh(plan), SEQUENCES)
     with pytest.raises(ValueError, match="the plan needs 64 devices; there are"):
         meshes.make_mesh(Plan(data=64))
+
+
+def test_what_does_not_belong_to_a_step_is_refused():
+    config, plan = Config(**CONFIG), Plan(micro_batch=4)
+    mesh = meshes.make_mesh(plan)
+    with pytest.raises(ValueError, match=r"make_step.factor is 0; allowed: a finite number above 0"):
+        meshes.make_step(config, Training(steps=1), plan, mesh, SEQUENCES, 0.0)
+    other = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), ("data", "pipeline", "tensor"))
+    with pytest.raises(ValueError, match=r"mesh is \{'data': 1, .*; allowed: \{.*'expert': 1\}, that of the plan"):
+        meshes.make_step(config, Training(steps=1), plan, other, SEQUENCES)
+    made = meshes.make_step(config, Training(steps=1), plan, mesh, SEQUENCES)
+    weights = init(config, jax.random.key(0))
+    state = made.start(weights)
+    for shape in ((SEQUENCES // 2, 17), (SEQUENCES, 18), (SEQUENCES, 1), (SEQUENCES,)):
+        with pytest.raises(ValueError, match=r"rows of the step have shape .*; allowed: 16 rows of 2 to 17 tokens"):
+            made.step(weights, state, np.zeros(shape, np.int32))

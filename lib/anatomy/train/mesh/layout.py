@@ -65,7 +65,7 @@ def problems(config: Config, plan: Plan, sequences: int, devices: int) -> list[s
         (config.vocabulary % way.tensor == 0, f"a vocabulary of {config.vocabulary} does not split {way.tensor} ways"),
         (config.experts % way.expert == 0, f"{config.experts} experts do not split {way.expert} ways"),
         (
-            sequences % (way.replicas * way.micro_batch) == 0,
+            sequences > 0 and sequences % (way.replicas * way.micro_batch) == 0,
             f"{sequences} sequences are no whole micro-batches of {way.micro_batch} on {way.replicas} replicas",
         ),
         (way.zero in (0, 1, 3), f"ZeRO {way.zero} does not run here; allowed: 0, 1, 3"),

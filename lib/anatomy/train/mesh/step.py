@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from anatomy.model import Config, Weights
 from anatomy.specs import Plan
+from anatomy.specs.base import FINITE, check_arguments
 from anatomy.train.loop import Training
 from anatomy.train.mesh.device import device_gradients
 from anatomy.train.mesh.layout import (
@@ -95,20 +96,25 @@ def make_step(
         config: of the model.
         training: losses and optimizer; its batch is not used.
         plan: ways, order of passes (`gpipe` or 1F1B) and ZeRO; every layer is computed again.
-        mesh: of `make_mesh`.
+        mesh: of `make_mesh`, or any other with its axes and as many devices along each.
         sequences: of a step; micro-batch j is the j-th of equal parts of them.
         factor: places of an expert over its even share; E / k and more never drops.
 
     Returns:
         A function that makes the optimizer's state, and the step: from weights, state and rows [sequences, length + 1]
-        to weights, state, and what was measured.
+        to weights, state, and what was measured. The step refuses other rows than it was made for, and longer ones than
+        the context.
 
     Raises:
-        ValueError: the plan cannot be run; the message says why.
+        TypeError, ValueError: the plan cannot be run, the message says why; the mesh is that of another plan; or the
+            factor is not above 0.
     """
+    check_arguments("make_step", FINITE, factor=factor)
     if wrong := problems(config, plan, sequences, mesh.size):
         raise ValueError(f"the plan cannot be run: {'; '.join(wrong)}")
     way, specs = ways(plan), layout(config, ways(plan))
+    if dict(mesh.shape) != (planned := dict(zip(AXES, way[:4], strict=True))):
+        raise ValueError(f"mesh is {dict(mesh.shape)}; allowed: {planned}, that of the plan")
     micro_batches = sequences // (way.replicas * way.micro_batch)
     adamw = training.adamw()
     part = jax.tree.map(lambda spec: P(AXES), specs)
@@ -149,6 +155,9 @@ def make_step(
 
     @jax.jit
     def step(weights: Weights, optimizer: Any, rows: Array) -> tuple[Weights, Any, dict[str, Array]]:
+        if rows.ndim != 2 or len(rows) != sequences or not 1 < rows.shape[1] <= config.context + 1:
+            allowed = f"{sequences} rows of 2 to {config.context + 1} tokens, of which the context holds all but one"
+            raise ValueError(f"rows of the step have shape {rows.shape}; allowed: {allowed}")
         rows = rows.reshape(micro_batches, way.replicas, way.micro_batch, -1)
         gradient, measured = measure(weights, rows)
         weights, optimizer, norm = apply(weights, optimizer, gradient)
