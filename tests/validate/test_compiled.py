@@ -1,5 +1,6 @@
 """Compiled steps against closed forms: what is read from HLO, and what the small model's step must hold and move."""
 
+import io
 import json
 import math
 import subprocess
@@ -11,8 +12,8 @@ import jax.numpy as jnp
 import pytest
 from anatomy.model import Config
 from anatomy.specs import Plan
-from anatomy.validate import compiled, hlo
-from anatomy.validate.compiled import CASES, Case
+from anatomy.validate import closed_forms, compiled, hlo
+from anatomy.validate.compiled import CASES, Case, Row
 from anatomy.validate.hlo import Collective
 
 # What is read from the text of a program.
@@ -251,7 +252,7 @@ def test_a_wrong_expectation_is_seen(usual):
 
     def said(case):
         total = {}
-        for term in compiled.expected_collectives(case):
+        for term in closed_forms.expected_collectives(case):
             key = f"{term.kind} over {', '.join(term.axes)}"
             total[key] = total.get(key, 0) + term.bytes
         return total
@@ -272,7 +273,7 @@ def test_a_wrong_expectation_is_seen(usual):
 
 def test_arrays_of_one_device_are_the_parameters_of_the_architecture():
     for config in (ODD, CASES[0].config, CASES[-1].config):
-        held = compiled.arrays(Case("", config, Plan(), 1))
+        held = closed_forms.arrays(Case("", config, Plan(), 1))
         assert sum(one.whole for one in held.values()) == config.architecture.parameters.total
 
 
@@ -286,3 +287,46 @@ def test_routers_that_change_nothing_are_refused():
 def test_a_plan_that_cannot_be_run_is_named_by_the_process():
     with pytest.raises(RuntimeError, match="not compiled: ValueError: the plan cannot be run: 2 layers do not split"):
         compiled.in_subprocess([Case("", ODD, Plan(pipeline=3), 4)])
+
+
+# From the command line.
+
+
+def test_a_case_is_printed_with_what_differs(monkeypatch, capsys):
+    equal = Row("one", "arguments", "bytes", 1200.0, 1200.0, ())
+    rough = equal._replace(quantity="sent, tensor", compiled=900.0, why="for a reason")
+    asked = []
+    monkeypatch.setattr(compiled, "in_subprocess", lambda cases: asked.extend(cases) or [equal, rough])
+    assert compiled.main(["1 device"]) == 0 and asked == [CASES[0]]
+    case, first, second, last = capsys.readouterr().out.splitlines()
+    assert case == "one" and first.split() == ["arguments", "1,200", "1,200", "0", "bytes"]
+    assert second.endswith("-300 bytes  for a reason") and "must be equal 0 bytes differ" in last
+    monkeypatch.setattr(compiled, "in_subprocess", lambda cases: asked.extend(cases) or [equal._replace(compiled=7.0)])
+    assert compiled.main([]) == 1 and asked[1:] == list(CASES)
+    assert "1,193 bytes differ" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "cases cannot be read: JSONDecodeError"),
+        ("[]", "cases are empty; allowed: at least 1"),
+        ('[{"name": "x"}]', "cases cannot be read: KeyError"),
+        ('{"name": "x"}', "cases cannot be read: TypeError"),
+        ("5", "cases cannot be read: TypeError"),
+        ('[{"config": {"layers": 0}, "plan": {}}]', "Config.layers is 0; allowed: a whole number at least 1"),
+    ],
+)
+def test_cases_that_cannot_be_read_are_refused(text, words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    with pytest.raises(SystemExit) as end:
+        compiled.main(["--json"])
+    assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_case_that_there_is_not_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        compiled.main(["3 x 3"])
+    assert "case is '3 x 3'; allowed: 1 device; 2 x 2 x 2" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="cases are empty; allowed: at least 1"):
+        compiled.in_subprocess([])

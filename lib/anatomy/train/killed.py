@@ -5,6 +5,7 @@ goes on where the last checkpoint in the directory ends. SIGKILL cannot be caugh
 write or to clean up is left as it is.
 """
 
+import argparse
 import os
 import signal
 import subprocess
@@ -106,7 +107,10 @@ def _last(said: str) -> str:
 
 def main() -> None:
     """Train, or go on where the last checkpoint ends."""
-    train(CONFIG, TRAINING, random_markov(CONFIG.context), Path(sys.argv[1]), "killed", every=1, progress=False)
+    parser = argparse.ArgumentParser(prog="python -m anatomy.train.killed", description=main.__doc__)
+    parser.add_argument("directory", type=Path, help="of the checkpoints")
+    directory = parser.parse_args().directory
+    train(CONFIG, TRAINING, random_markov(CONFIG.context), directory, "killed", every=1, progress=False)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A process has as many devices as JAX was started with, so `in_subprocess` asks a
 prints what came out. Virtual devices share the cores of one machine: they show order and bytes, and never speed.
 """
 
+import argparse
 import dataclasses
 import json
 import math
@@ -188,7 +189,9 @@ def _answer(process: subprocess.Popen[str]) -> list[Made]:
 
 def main() -> None:
     """Read runs from the first argument and print what came out of each."""
-    question = json.loads(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m anatomy.train.mesh.run", description=main.__doc__)
+    parser.add_argument("question", type=json.loads, help="JSON as `in_processes` writes it")
+    question = parser.parse_args().question
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", question["devices"])
     if joined := question["process"]:
