@@ -17,6 +17,13 @@ settings.load_profile("anatomy")
 jax.config.update("jax_enable_x64", True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what shares costly fixtures on one worker: a file, or all that looks at the built book."""
+    for item in items:
+        group = "book" if item.path.parent.name == "book" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():
     """Compiled programs hold memory maps, of which a process may have only so many."""
