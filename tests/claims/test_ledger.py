@@ -7,6 +7,7 @@ import math
 
 import pytest
 from anatomy.claims import SECTIONS, Evidence, Finding, Verdict, as_records, claims, finding, get, ledger
+from anatomy.claims.finding import SMALL
 from anatomy.claims.record import record
 
 # In the package `ledger` is the function that shows the page; the registry is in the module of that name.
@@ -72,6 +73,8 @@ def test_findings_are_complete(key, references):
     assert all(text.strip() for text in found.assumes)
     if found.value is not None:
         assert found.unit
+    if found.evidence is Evidence.SMALL_MODEL or "the small model" in found.says.lower():
+        assert SMALL in found.assumes
     if found.verdict in (Verdict.CONFIRMED, Verdict.REFUTED):
         assert found.evidence is Evidence.PUBLIC_RECORD and found.sources
     if found.verdict in (Verdict.OPINION, Verdict.NO_EVIDENCE):

@@ -69,6 +69,7 @@ def test_the_gap_is_what_tuning_opened(measured):
 
 def test_claims_follow_what_was_measured(measured):
     assert "16 experts save 2.0% ± 0.2% of a dense model's loss" in says("moe.64_128")
+    assert "save 2.0% ± 0.2% of its loss after the same tokens" in says("moe.info_per_token")
     measured["experts"] = 0.04
     assert "16 experts save −2.0% ± 0.2% of a dense model's loss" in says("moe.64_128")
     assert "change the loss by 0.040 ± 0.002 nats" in says("moe.converge")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from math import log
 
 from anatomy.claims.architecture import printed
-from anatomy.claims.finding import Evidence, Finding, compare, decide, uncheckable
+from anatomy.claims.finding import SMALL, Evidence, Finding, compare, decide, uncheckable
 from anatomy.claims.ledger import Claim, check
 from anatomy.claims.record import record
 from anatomy.cost.routing import spread_per_expert, tokens_per_expert
@@ -53,6 +53,7 @@ def multi_epoch(claim: Claim) -> Finding:
         unit="tokens",
         condition="2 epochs of text and 4 of code, as the English original says and the retelling does not",
         evidence=Evidence.COST_MODEL,
+        assumes=[SMALL],
         sources=["muennighoff2023data"],
     )
 
@@ -123,6 +124,7 @@ def ctx_32k(claim: Claim) -> Finding:
         unit="share",
         condition="extension by fine-tuning worked for GPT-4 as it did for public models",
         evidence=Evidence.COST_MODEL,
+        assumes=[SMALL],
         sources=[report["source"], recipe["source"]],
     )
 
@@ -146,7 +148,7 @@ def batch_ramp(claim: Claim) -> Finding:
         f"{signed(beyond_plain('batch_4').value)}.",
         value=ramped,
         unit="steps",
-        assumes=("tokens a day stay the same during the ramp", "5 days"),
+        assumes=("tokens a day stay the same during the ramp", "5 days", SMALL),
         sources=("brown2020gpt3", "chowdhery2023palm"),
     )
 
@@ -181,7 +183,7 @@ def batch_per_expert(claim: Claim) -> Finding:
         f"60 million x 2 / 16 = {readable(mean, 'tokens')}, with a standard deviation of {spread:,.0f} if tokens are "
         f"routed independently and evenly. A learned router is less even: in the small model, which is trained to be "
         f"balanced, the fullest expert of a layer gets {small:.1f} times the mean at the end.",
-        assumes=("the router is balanced on the whole",),
+        assumes=("the router is balanced on the whole", SMALL),
     )
 
 
@@ -202,7 +204,7 @@ def expert_subset(claim: Claim) -> Finding:
         value=share,
         unit="share",
         evidence=Evidence.SMALL_MODEL,
-        assumes=("the small model is not a large one",),
+        assumes=[SMALL],
     )
 
 

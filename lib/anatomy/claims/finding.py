@@ -25,6 +25,9 @@ class Verdict(StrEnum):
     NOT_YET = "not checked yet"
 
 
+SMALL = "the small model is not a large one"  # whatever finding names it assumes this
+
+
 class Evidence(StrEnum):
     """What a finding rests on."""
 

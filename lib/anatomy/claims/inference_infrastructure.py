@@ -1,10 +1,12 @@
 """Checks of the serving cluster: batches of experts, what 128 chips hold, and which of its statements fit together."""
 
+from math import comb, log2
+
 import jax.numpy as jnp
 from jax.scipy.special import betainc
 
 from anatomy.claims.architecture import printed
-from anatomy.claims.finding import Evidence, Finding, compare, decide, uncheckable
+from anatomy.claims.finding import SMALL, Evidence, Finding, compare, decide, uncheckable
 from anatomy.claims.ledger import Claim, check
 from anatomy.cost.inference.memory import held_weights, largest_batch, memory, sequence_cache
 from anatomy.cost.inference.steps import Pass, decode, overheads, stage_transfer, tensor_exchange
@@ -12,6 +14,7 @@ from anatomy.cost.routing import experts_touched, fullest_expert, spread_per_exp
 from anatomy.cost.training import derate
 from anatomy.specs import Architecture, Cluster, Serving, architecture, chip, cluster, node
 from anatomy.specs.units import readable
+from anatomy.train.specialists import told_by
 
 CONTEXT = 8192.0
 # The article's layout: fifteen nodes with eight layers each, and a head node without any.
@@ -76,14 +79,18 @@ def moe_adds(claim: Claim) -> Finding:
 def routes(claim: Claim) -> Finding:
     """Whether a router's choice depends on the token."""
     experts, k = int(printed("arch.n_experts")), int(printed("arch.top_k"))
-    pairs = experts * (experts - 1) // k
+    pairs = comb(experts, k)
+    first = {what: bits[0] for what, bits in told_by("target").items()}
     return decide(
         claim,
-        pairs > 1,
-        f"That is what a learned router does: each layer picks two of {experts} experts for each token, one of {pairs} "
-        "pairs. The small model's routers choose by token far more than by text.",
+        pairs > 1 and first["token"] > 0,
+        f"That is what a learned router does: each layer picks {k} of {experts} experts for each token, one of {pairs} "
+        f"pairs. In the small model, of {experts} experts too, the first choice in the first layer tells "
+        f"{first['token']:.1f} of at most {log2(experts):.0f} bits about the token, and {first['domain']:.1f} of 1 "
+        "about whether it is of prose or of code.",
         value=pairs,
         unit="pairs",
+        assumes=[SMALL],
         sources=["shazeer2017moe", "jiang2024mixtral"],
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from math import log, sqrt
 
 from anatomy.claims.architecture import printed
-from anatomy.claims.finding import Evidence, Finding, decide, uncheckable
+from anatomy.claims.finding import SMALL, Evidence, Finding, decide, uncheckable
 from anatomy.claims.ledger import Claim, check
 from anatomy.claims.record import record
 from anatomy.cost.routed import (
@@ -31,7 +31,6 @@ MANY = (64, 128)  # experts that the article sets against its own
 FEW, MIDDLE = 8, 64  # batches; the large one is the article's
 
 EVEN = "tokens choose experts independently and evenly"
-SMALL = "the small model is not a large one"
 ROOFLINE = "A100 of 40 GB, weights of 16 bits, a roofline without caches and links"
 
 
@@ -175,17 +174,21 @@ def info_per_token(claim: Claim) -> Finding:
     large = float(routed.effective_parameters(active, experts))
     tokens = printed("data.tokens")
     low, high = (worth_in_tokens(law, active, n, tokens) for n in (large, printed("arch.total_params")))
+    here = recipes.with_experts(int(experts)).architecture.parameters.total / small_base()
     return decide(
         claim,
         small > 1 and high > 1,
         f"At equal tokens the larger total has the lower loss. Sixteen experts made a model of 1.3 billion as good as "
         f"one {small:.1f} times as large. For GPT-4 that is worth {low:.1f} times the tokens if the routed law is "
         f"carried on to 280 billion, and {high:.0f} times if all its parameters count in full. It is one way round "
-        "scarce data; repeating it is another.",
+        f"scarce data; repeating it is another. In the small model, {experts:.0f} experts store {here:.1f} times the "
+        f"parameters of the dense model and save {plus_minus(small_gain(int(experts), 1), '.1%')} of its loss after "
+        "the same tokens and, but for the router, the same arithmetic.",
         value=small,
         unit="times",
         condition="the stored parameters count, as they do in the range of the fit",
         evidence=Evidence.COST_MODEL,
+        assumes=[SMALL],
         sources=["clark2022unified", "besiroglu2024chinchilla", "muennighoff2023data"],
     )
 

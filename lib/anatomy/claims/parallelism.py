@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from anatomy.claims.architecture import printed
-from anatomy.claims.finding import Evidence, Finding, compare, decide, uncheckable
+from anatomy.claims.finding import SMALL, Evidence, Finding, compare, decide, uncheckable
 from anatomy.claims.ledger import Claim, check, get
 from anatomy.cost import collectives, training
 from anatomy.cost.memory import parameters_per_chip
@@ -156,7 +156,7 @@ def tp8(claim: Claim) -> Finding:
         f"value head copied on each, since one head does not split. In GPT-4, with the multi-query attention that the "
         f"article reports, such copies would be {copies:.1%} of what a chip holds.",
         beside=(times[8], "s"),
-        assumes=MODEL_ASSUMED,
+        assumes=(*MODEL_ASSUMED, SMALL),
         sources=("shoeybi2019megatron", "narayanan2021megatron"),
     )
 
@@ -197,7 +197,7 @@ def pp15(claim: Claim) -> Finding:
         f"micro-batches, as the article's batch gives a replica, its stages wait in "
         f"{idle_ticks(int(STAGES), each):.0%} of the ticks. That it runs does not tell that it was used.",
         beside=(replicas, "replicas"),
-        assumes=("120 layers", "25,000 chips"),
+        assumes=("120 layers", "25,000 chips", SMALL),
     )
 
 
@@ -294,7 +294,7 @@ def zero1(claim: Claim) -> Finding:
         f"Stage 2 would scatter those of each, in {often:.0f} s a step in place of {once:.1f} s.",
         against=get("par.40GB"),
         evidence=Evidence.COST_MODEL,
-        assumes=["experts are not split further, as the 30 GB a chip imply", "every layer is computed again"],
+        assumes=["experts are not split further, as the 30 GB a chip imply", "every layer is computed again", SMALL],
         sources=["rajbhandari2020zero"],
     )
 
@@ -398,7 +398,7 @@ def bubble(claim: Claim) -> Finding:
         unit="share",
         in_part=alike[0] > low - MFU_ERROR,
         evidence=Evidence.COST_MODEL,
-        assumes=MODEL_ASSUMED,
+        assumes=[*MODEL_ASSUMED, SMALL],
         sources=["narayanan2021megatron", "lamypoirier2023breadth"],
     )
 
@@ -425,7 +425,7 @@ def bubble_fig(claim: Claim) -> Finding:
         unit="share",
         condition="one chunk a stage and 60 million tokens a step",
         evidence=Evidence.SMALL_MODEL,
-        assumes=["forward and backward passes of stages are alike; a small model shows the order, not the time"],
+        assumes=["forward and backward passes of stages are alike", SMALL, "it shows the order, not the time"],
         sources=["huang2019gpipe", "narayanan2021megatron"],
     )
 
