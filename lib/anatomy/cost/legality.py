@@ -11,16 +11,19 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from anatomy.specs import Architecture, Cluster, Plan, Scalar
+from anatomy.specs import Architecture, Cluster, Plan, Scalar, Serving
 
 
 class Case(NamedTuple):
     """What a rule looks at."""
 
     model: Architecture
-    plan: Plan
+    plan: Plan | Serving
     cluster: Cluster
     sequences: Scalar
+
+
+Rules = tuple[tuple[Callable[[Case], Scalar], str], ...]  # what must hold, and what to say where it does not
 
 
 def divides(part: Scalar, whole: Scalar) -> Scalar:
@@ -33,8 +36,7 @@ def nests(one: Scalar, other: Scalar) -> Scalar:
     return divides(jnp.minimum(one, other), jnp.maximum(one, other))
 
 
-# What must hold, and what to say where it does not.
-RULES: tuple[tuple[Callable[[Case], Scalar], str], ...] = (
+RULES: Rules = (
     (lambda c: c.plan.chips <= c.cluster.chips, "needs {plan.chips:g} chips; the cluster has {cluster.chips:g}"),
     (
         lambda c: divides(c.plan.tensor, c.model.attention.heads),
@@ -99,13 +101,21 @@ RULES: tuple[tuple[Callable[[Case], Scalar], str], ...] = (
 )
 
 
+def hold(rules: Rules, case: Case) -> Bool[Array, ""]:
+    """Whether all rules hold."""
+    return functools.reduce(jnp.logical_and, (rule(case) for rule, _ in rules))
+
+
+def broken(rules: Rules, case: Case) -> list[str]:
+    """What is said where rules do not hold."""
+    return [words.format(**case._asdict()) for rule, words in rules if not bool(rule(case))]
+
+
 def legal(model: Architecture, plan: Plan, cluster: Cluster, sequences: Scalar) -> Bool[Array, ""]:
     """Whether the plan can be run, memory aside (`Step.fits` says that)."""
-    case = Case(model, plan, cluster, sequences)
-    return functools.reduce(jnp.logical_and, (rule(case) for rule, _ in RULES))
+    return hold(RULES, Case(model, plan, cluster, sequences))
 
 
 def problems(model: Architecture, plan: Plan, cluster: Cluster, sequences: Scalar) -> list[str]:
     """What keeps a plan from being run; empty for a legal one."""
-    case = Case(model, plan, cluster, sequences)
-    return [words.format(**case._asdict()) for rule, words in RULES if not bool(rule(case))]
+    return broken(RULES, Case(model, plan, cluster, sequences))

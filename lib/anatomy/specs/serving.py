@@ -22,7 +22,7 @@ class Serving:
     rows: Scalar = number("ways", low=1, whole=True, default=1.0, doc="X, of these that split d_model; 1 is Megatron")
     pipeline: Scalar = number("stages", low=1, whole=True, default=1.0, doc="p, layers are split")
     head: Scalar = number(
-        "1", high=1, default=1.0, doc="layers of the first stage as a share of the others'; 0 leaves it the tables"
+        "1", high=1, default=1.0, doc="layers of the first stage as a share of the others'; below 1 it has both tables"
     )
     data: Scalar = number("replicas", low=1, whole=True, default=1.0, doc="d, sequences are split")
     expert: Scalar = number("ways", low=1, whole=True, default=1.0, doc="e, experts are split among replicas")
@@ -61,3 +61,16 @@ class Serving:
     def stage_layers(self, architecture: Architecture) -> Scalar:
         """Layers of the fullest stage: L / (p - 1 + head), rounded up; all of them where there is one stage."""
         return jnp.ceil(architecture.layers / jnp.maximum(self.pipeline - 1 + self.head, 1.0))
+
+    @property
+    def has_head(self) -> Scalar:
+        """1 where the first stage is a head stage: it has fewer layers than the others, and both tables."""
+        return (self.pipeline > 1) * (self.head < 1) * 1.0
+
+    def head_layers(self, architecture: Architecture) -> Scalar:
+        """Layers that are left for the first stage."""
+        return jnp.maximum(architecture.layers - (self.pipeline - 1) * self.stage_layers(architecture), 0.0)
+
+    def sequence_ways(self, sequences: Scalar) -> Scalar:
+        """Ways in which so many sequences can be split: t, or as many as they are."""
+        return jnp.clip(sequences, 1.0, self.tensor)

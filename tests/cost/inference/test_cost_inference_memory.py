@@ -2,7 +2,7 @@
 
 import hypothesis.strategies as st
 import pytest
-from anatomy.cost.inference.memory import held_weights, largest_batch, memory, sequence_cache
+from anatomy.cost.inference.memory import cache_room, held_weights, largest_batch, memory, sequence_cache
 from anatomy.specs import Serving, architecture, chip
 from hypothesis import given
 
@@ -23,6 +23,46 @@ def test_equal_stages_and_ways_hold_the_whole_model_once(tensor, expert):
     shared = parts.attention + parts.norms + parts.router
     whole = shared + parts.experts / expert + 15 * table  # every stage is counted as if it had the table
     assert float(held_weights(GPT4, plan)) * tensor * 15 == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_head_stage_has_both_tables_and_the_others_none():
+    table = GPT4.vocabulary * GPT4.d_model
+    plan = Serving(pipeline=16.0, head=0.0)
+    layers = float(held_weights(GPT4, Serving())) - 2 * table
+    assert float(held_weights(GPT4, plan)) == pytest.approx(layers / 15, rel=1e-9)
+    assert float(held_weights(GPT4, plan.replace(pipeline=15.0, head=1.0))) == pytest.approx(
+        layers / 15 + table, rel=1e-9
+    )
+    # Two stages, of which the first has a fifth of the other's layers: 20 and 100.
+    assert float(held_weights(GPT4, plan.replace(pipeline=2.0, head=0.2))) == pytest.approx(
+        layers * 100 / 120, rel=1e-9
+    )
+    tied = GPT4.replace(tied_embeddings=1.0, vocabulary=1e9)  # so large that the one table is most of it
+    assert float(held_weights(tied, plan)) == pytest.approx(1e9 * GPT4.d_model, rel=1e-9)
+
+
+def test_room_for_the_cache_is_what_weights_leave():
+    plan = Serving(tensor=8.0, pipeline=16.0, head=0.0)
+    room = float(cache_room(GPT4, plan, A100))
+    assert room == pytest.approx(A100 - 2 * float(held_weights(GPT4, plan)), rel=1e-12)
+    most = float(largest_batch(GPT4, plan, A100, 4096.0))
+    assert most * float(sequence_cache(GPT4, plan, 4096.0)) <= room
+    assert float(cache_room(GPT4, Serving(), A100)) == 0
+
+
+def test_fewer_sequences_than_ways_fill_whole_chips():
+    plan = Serving(tensor=8.0, cache_by_sequence=1.0)
+    one, eight = (float(memory(MQA, plan, n, 1000.0).cache) for n in (1.0, 8.0))
+    assert one == eight == pytest.approx(MQA.cache_bytes_per_token() * 1000)
+    assert float(memory(MQA, plan, 0.0, 1000.0).cache) == 0
+
+
+def test_gathered_weights_need_room_for_a_layer():
+    dense = architecture("llama2_70b")
+    plain, gathered = (memory(dense, Serving(tensor=8.0, gathered=g), 8.0, 100.0, 100.0) for g in (0.0, 1.0))
+    parts = dense.parameters
+    layer = 2 * (parts.attention + parts.dense_mlp + parts.norms) / dense.layers
+    assert float(gathered.weights - plain.weights) == pytest.approx(layer, rel=1e-9)
 
 
 def test_cache_by_heads_is_copied_where_heads_are_fewer_than_ways_and_by_sequence_is_not():

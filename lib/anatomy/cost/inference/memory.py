@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from anatomy.cost.inference.steps import activation_values
+from anatomy.cost.inference.steps import activation_values, layer_weights
 from anatomy.specs import Architecture, Scalar, Serving
 from anatomy.specs.base import AT_LEAST_ZERO, FINITE, check_arguments, number, spec
 
@@ -18,7 +18,7 @@ class ServingMemory:
 
     sums: ClassVar = ("total",)
 
-    weights: Scalar = number("bytes", doc="of the fullest stage, the larger table with it")
+    weights: Scalar = number("bytes", doc="of the chip that holds most, tables and gathered layers with them")
     cache: Scalar = number("bytes", doc="keys and values of all sequences in flight")
     working: Scalar = number("bytes", doc="activations of a layer, and the logits in 32 bits")
 
@@ -29,25 +29,29 @@ class ServingMemory:
 
 
 def held_weights(model: Architecture, plan: Serving) -> Scalar:
-    """Parameters on a chip of the fullest stage.
+    """Parameters on the chip that holds most.
 
-    It has the most layers, and on the last one is the output table; one stage alone has both tables. Experts are split
-    over expert ways on top of tensor ways; key and value heads that are fewer than tensor ways are copied.
+    A full stage has the most layers, and the last one has the output table; the first has the other. A head stage has
+    fewer layers and both tables, the others none; one stage alone has all. Experts are split over expert ways on top
+    of tensor ways; key and value heads that are fewer than tensor ways are copied.
     """
-    parts, layers = model.parameters, plan.stage_layers(model)
+    parts = model.parameters
     dense = (parts.attention + parts.dense_mlp + parts.norms + parts.router) / model.layers
     experts = parts.experts / model.layers / plan.expert
-    table = model.vocabulary * model.d_model
-    tables = jnp.where(plan.pipeline > 1, table, parts.embedding + parts.unembedding)
-    copied = layers * model.attention.copied_weights(model.d_model, plan.columns) / plan.rows
-    return (layers * (dense + experts) + tables) / plan.tensor + copied
+    copied = model.attention.copied_weights(model.d_model, plan.columns) / plan.rows
+    layer = (dense + experts) / plan.tensor + copied
+    table, tables = model.vocabulary * model.d_model / plan.tensor, (parts.embedding + parts.unembedding) / plan.tensor
+    full, head = plan.stage_layers(model) * layer, plan.head_layers(model) * layer
+    one = jnp.asarray(plan.pipeline) <= 1
+    several = jnp.where(plan.has_head > 0, jnp.maximum(full, head + tables), full + table)
+    return jnp.where(one, full + tables, several)
 
 
 def sequence_cache(model: Architecture, plan: Serving, context: Scalar) -> Scalar:
     """Bytes of the cache that one sequence of s tokens takes on the fullest chip.
 
     Split by heads, each of the tensor ways has its share of the heads, or a copy where there are too few. Split by
-    sequences it has all heads of one sequence in t, so that a sequence takes a t-th on average.
+    sequences it has all heads of one sequence in t, so that a sequence takes a t-th where there are t or more.
 
     Source: pope2023efficiently, section 3.3.
     """
@@ -73,19 +77,42 @@ def memory(
     """
     check_arguments("memory", AT_LEAST_ZERO, sequences=sequences, context=context)
     check_arguments("memory", FINITE, tokens=tokens)
-    n = sequences / plan.micro_batches * tokens
-    logits = 4 * sequences / plan.micro_batches * model.vocabulary / plan.tensor
-    return ServingMemory(
-        weights=plan.weight_bytes * held_weights(model, plan),
-        cache=sequences * sequence_cache(model, plan, context),
-        working=plan.activation_bytes * activation_values(model, plan, n) + logits,
+    each = sequences / plan.micro_batches
+    logits = 4 * each * model.vocabulary / plan.tensor
+    # Where sequences split the cache and are fewer than tensor ways, some chip still has a whole one.
+    by_sequence = (jnp.asarray(plan.cache_by_sequence) > 0) & (sequences > 0)
+    held = jnp.where(by_sequence, jnp.maximum(sequences, plan.tensor), sequences)
+    # Gathered weights: a chip has its share of the tokens, and all weights of the layer that it is at.
+    gathered = jnp.asarray(plan.gathered) > 0
+    alone = plan.replace(tensor=1.0, rows=1.0)
+    whole = plan.weight_bytes * layer_weights(model, alone, model.experts, 1.0)
+    passing = jnp.where(
+        gathered,
+        activation_values(model, alone, each * tokens / plan.tensor),
+        activation_values(model, plan, each * tokens),
     )
+    return ServingMemory(
+        weights=plan.weight_bytes * held_weights(model, plan) + jnp.where(gathered, whole, 0.0),
+        cache=held * sequence_cache(model, plan, context),
+        working=plan.activation_bytes * passing + logits,
+    )
+
+
+def cache_room(model: Architecture, plan: Serving, chip_memory: Scalar) -> Scalar:
+    """Bytes of a chip that its weights leave for the cache and for working memory; 0 where they leave none.
+
+    Raises:
+        TypeError, ValueError: chip_memory is not a finite number above 0.
+    """
+    check_arguments("cache_room", FINITE, chip_memory=chip_memory)
+    return jnp.maximum(chip_memory - memory(model, plan, 0.0, 0.0).weights, 0.0)
 
 
 def largest_batch(model: Architecture, plan: Serving, chip_memory: Scalar, context: Scalar) -> Scalar:
     """Sequences in flight, of one replica, for whose cache there is room beside the weights; 0 where there is none.
 
-    The working memory grows with the batch too and is counted at one token a sequence.
+    The working memory grows with the batch too and is counted at one token a sequence. A cache that is split by
+    sequences has room for as many as there are tensor ways, or for none.
 
     Args:
         model: that serves.
@@ -97,5 +124,6 @@ def largest_batch(model: Architecture, plan: Serving, chip_memory: Scalar, conte
         TypeError, ValueError: chip_memory or context is not a finite number above 0.
     """
     check_arguments("largest_batch", FINITE, chip_memory=chip_memory, context=context)
-    one = memory(model, plan, 1.0, context)
-    return jnp.maximum(jnp.floor((chip_memory - one.weights) / (one.cache + one.working)), 0.0)
+    each = sequence_cache(model, plan, context) + memory(model, plan, 1.0, 0.0).working
+    most = jnp.floor(cache_room(model, plan, chip_memory) / each)
+    return jnp.where((jnp.asarray(plan.cache_by_sequence) > 0) & (most < plan.tensor), 0.0, most)

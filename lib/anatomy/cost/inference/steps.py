@@ -7,11 +7,12 @@ Source: pope2023efficiently, section 3 and appendix A, for layouts and what they
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax.numpy as jnp
 
 from anatomy.cost import collectives, routing
+from anatomy.cost.inference.exchange import expert_exchange, mlp_width, tensor_exchange
 from anatomy.cost.training import Efficiency, derate, matmul_seconds
 from anatomy.specs import Architecture, Cluster, Scalar, Serving, catalogue
 from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, FINITE, check_arguments, number, spec
@@ -58,6 +59,7 @@ class Pass:
     waiting: Scalar = number("s", doc="for the other micro-batches to pass the slowest stage")
     period: Scalar = number("s", doc="after which the next pass of as many tokens can begin")
     tokens: Scalar = number("tokens", doc="of the pass, over all replicas")
+    sequences: Scalar = number("sequences", doc="in flight, over all replicas")
     flop: Scalar = number("FLOP", doc="that the model needs for them")
     peak: Scalar = number("FLOP/s", doc="of all chips, in 16 bits")
     chips: Scalar = number("chips", doc="of the plan")
@@ -77,6 +79,11 @@ class Pass:
     def tokens_per_chip(self) -> Scalar:
         """Tokens of a chip in a second."""
         return self.tokens_per_second / self.chips
+
+    @property
+    def tokens_per_user(self) -> Scalar:
+        """Tokens of one sequence in a second: read of its prompt, or added to its answer."""
+        return self.tokens / self.sequences / self.seconds
 
     @property
     def mfu(self) -> Scalar:
@@ -110,12 +117,13 @@ def prefill(
     check_arguments("prefill", FINITE, sequences=sequences, prompt=prompt)
     n = sequences / plan.micro_batches * prompt
     attended = jnp.where(jnp.asarray(plan.fused_attention) > 0, (prompt + 1) / 2, prompt)
-    parts, slowest = through_stages(model, plan, cluster, constants, n, attended, 0.0)
+    each = sequences / plan.micro_batches
+    parts, slowest = through_stages(model, plan, cluster, constants, n, attended, 0.0, each, each)
     waiting = (plan.micro_batches - 1) * slowest
     flop = model.flop_per_token((prompt + 1) / 2)
     # Only the last token of a prompt needs logits.
     flop = flop.without_scores - flop.unembedding * (1 - 1 / prompt) + flop.scores
-    return _pass(plan, cluster, parts, waiting, plan.micro_batches * slowest, sequences * prompt, flop)
+    return _pass(plan, cluster, parts, waiting, plan.micro_batches * slowest, sequences, prompt, flop)
 
 
 def decode(
@@ -152,13 +160,14 @@ def decode(
     check_arguments("decode", AT_LEAST_ZERO, context=context)
     check_arguments("decode", AT_LEAST_ONE, imbalance=imbalance)
     each = sequences / plan.micro_batches
+    n, attended = each * tokens, context + (tokens + 1) / 2
     parts, slowest = through_stages(
-        model, plan, cluster, constants, each * tokens, context + (tokens + 1) / 2, each * context, touched, imbalance
+        model, plan, cluster, constants, n, attended, each * context, each, n, touched, imbalance
     )
     fill = sum(parts.values())
     seconds = jnp.maximum(fill, plan.micro_batches * slowest)
-    flop = model.flop_per_token(context + (tokens + 1) / 2).total
-    return _pass(plan, cluster, parts, seconds - fill, seconds, sequences * tokens, flop)
+    flop = model.flop_per_token(attended).total
+    return _pass(plan, cluster, parts, seconds - fill, seconds, sequences, tokens, flop)
 
 
 def _pass(
@@ -167,6 +176,7 @@ def _pass(
     parts: dict[str, Scalar],
     waiting: Scalar,
     period: Scalar,
+    sequences: Scalar,
     tokens: Scalar,
     flop: Scalar,
 ) -> Pass:
@@ -175,8 +185,9 @@ def _pass(
         **parts,
         waiting=waiting,
         period=period,
-        tokens=plan.data * tokens,
-        flop=plan.data * tokens * flop,
+        tokens=plan.data * sequences * tokens,
+        sequences=plan.data * sequences,
+        flop=plan.data * sequences * tokens * flop,
         peak=plan.chips * cluster.node.chip.flops_16bit,
         chips=plan.chips,
     )
@@ -190,6 +201,8 @@ def through_stages(
     n: Scalar,
     attended: Scalar,
     cached: Scalar,
+    sequences: Scalar,
+    predicted: Scalar,
     touched: Scalar | None = None,
     imbalance: Scalar = 1.0,
 ) -> tuple[dict[str, Scalar], Scalar]:
@@ -203,6 +216,8 @@ def through_stages(
         n: tokens of the micro-batch.
         attended: tokens that each attends to, on average.
         cached: tokens that are read from the cache, of all sequences of the micro-batch.
+        sequences: of the micro-batch.
+        predicted: tokens whose logits are needed.
         touched: experts of a layer that are read, over all expert ways.
         imbalance: work of the fullest expert way over the mean.
     """
@@ -217,19 +232,22 @@ def through_stages(
     # With gathered weights each chip is alone with its share of the tokens.
     rows = jnp.where(gathered, n / plan.tensor, n)
     split = plan.replace(tensor=jnp.where(gathered, one, plan.tensor), rows=jnp.where(gathered, one, plan.rows))
+    by_sequence = jnp.asarray(plan.cache_by_sequence) > 0
+    score_ways = jnp.where(by_sequence, plan.sequence_ways(sequences), plan.tensor)
 
     # One layer.
     read = plan.weight_bytes * layer_weights(model, split, touched, imbalance) / bandwidth
     products = layer_products(model, split, rows, touched, imbalance, peak, share)
-    scores = rows * attended * model.attention.score_flop() / split.tensor / (peak * share.matmul)
-    cache = layer_cache(model, plan, cached, n) / bandwidth
+    scores = n * attended * model.attention.score_flop() / score_ways / (peak * share.matmul)
+    cache = layer_cache(model, plan, cached, n, sequences) / bandwidth
     moved = 2 * plan.activation_bytes * activation_values(model, split, rows)
-    moved = moved + (1 - plan.fused_attention) * SCORE * rows * attended * model.attention.heads / split.tensor
-    sent = tensor_exchange(model, plan, n, net)
+    moved = moved + (1 - plan.fused_attention) * SCORE * n * attended * model.attention.heads / score_ways
+    whole = plan.weight_bytes * layer_weights(model, plan.replace(tensor=1.0, rows=1.0), model.experts, 1.0)
+    sent = tensor_exchange(model, plan, n, net, whole)
     routed = expert_exchange(model, plan, n, net)
     starts = (KERNELS + sent.count + routed.count) * constants.kernel
-    starts = starts + sent.hops * hop_seconds(plan.tensor, cluster, constants)
-    starts = starts + routed.hops * hop_seconds(plan.tensor * plan.expert, cluster, constants)
+    starts = starts + (sent.hops + routed.hops) * constants.hop
+    starts = starts + (sent.network_hops + routed.network_hops) * constants.network_hop
     layer = {
         "compute": products - constants.overlap * jnp.minimum(read, products),
         "weights": read,
@@ -243,11 +261,19 @@ def through_stages(
     parts = {name: model.layers * seconds for name, seconds in layer.items()}
 
     # The output table, and the way from stage to stage.
-    table = model.vocabulary * model.d_model / plan.tensor
-    logits = jnp.maximum(plan.weight_bytes * table / bandwidth, 2 * n * table / (peak * share.matmul))
+    table = plan.weight_bytes * model.vocabulary * model.d_model / plan.tensor / bandwidth
+    logits = matmul_seconds(predicted, model.vocabulary / plan.tensor, model.d_model, peak, share)
+    logits = logits - constants.overlap * jnp.minimum(table, logits)
+    parts = parts | {"weights": parts["weights"] + table, "compute": parts["compute"] + logits}
     between = stage_transfer(model, plan, n, net, cluster, constants)
-    slowest = plan.stage_layers(model) * sum(layer.values()) + logits + between
-    return parts | {"weights": parts["weights"] + logits, "stages": plan.pipeline * between}, slowest
+    slowest = slowest_stage(model, plan, sum(layer.values()), table + logits) + between
+    return parts | {"stages": plan.pipeline * between}, slowest
+
+
+def slowest_stage(model: Architecture, plan: Serving, layer: Scalar, logits: Scalar) -> Scalar:
+    """Seconds of the slowest stage: a full one with the logits at its end, or the head stage where that makes them."""
+    full, head = plan.stage_layers(model) * layer, plan.head_layers(model) * layer + logits
+    return jnp.where(jnp.asarray(plan.has_head) > 0, jnp.maximum(full, head), full + logits)
 
 
 def layer_weights(model: Architecture, plan: Serving, touched: Scalar, imbalance: Scalar) -> Scalar:
@@ -292,16 +318,16 @@ def layer_products(
     return attention + (model.expert_layers * (experts + always + router) + model.dense_layers * dense) / model.layers
 
 
-def layer_cache(model: Architecture, plan: Serving, cached: Scalar, n: Scalar) -> Scalar:
+def layer_cache(model: Architecture, plan: Serving, cached: Scalar, n: Scalar, sequences: Scalar) -> Scalar:
     """Bytes of keys and values that a chip reads in a layer, of so many cached tokens, and writes of n new ones.
 
     Heads split them as many ways as there are key and value heads; more tensor ways hold copies. Split by sequences
-    there are no copies.
+    there are no copies, but a sequence is never on two chips.
 
     Source: pope2023efficiently, section 3.3.
     """
     by_heads = jnp.minimum(plan.tensor, model.attention.cache_ways)
-    ways = jnp.where(jnp.asarray(plan.cache_by_sequence) > 0, plan.tensor, by_heads)
+    ways = jnp.where(jnp.asarray(plan.cache_by_sequence) > 0, plan.sequence_ways(sequences), by_heads)
     return plan.cache_bytes * model.attention.cached_values() * (cached + n) / ways
 
 
@@ -312,77 +338,12 @@ def activation_values(model: Architecture, plan: Serving, n: Scalar) -> Scalar:
     return n * (2 * model.d_model / plan.rows + split)
 
 
-def mlp_width(model: Architecture) -> Scalar:
-    """Inner width that a token passes in an average layer, over its experts."""
-    chosen = model.top_k * model.is_routed + (1 - model.is_routed) + model.shared_experts
-    return (model.expert_layers * model.d_ff * chosen + model.dense_layers * model.dense_d_ff) / model.layers
-
-
-class Sent(NamedTuple):
-    """What a layer sends: seconds for the bytes, collectives, and messages one after the other."""
-
-    seconds: Scalar
-    count: Scalar
-    hops: Scalar
-
-
-def tensor_exchange(model: Architecture, plan: Serving, n: Scalar, net: Cluster) -> Sent:
-    """What a layer sends among its tensor ways.
-
-    Activations are gathered over Y before attention and MLP, and their sums scattered after; over X the sums of what
-    goes into heads and MLP are scattered, and what comes out is gathered. With X = 1 only the first is left: the two
-    all-reduces of Megatron. Layers that run attention and MLP side by side need one exchange for both; they have
-    one norm. A cache split by sequences takes two all-to-alls more. Gathered weights replace all this.
-
-    Source: pope2023efficiently, section 3.2 and appendix A; shoeybi2019megatron for X = 1.
-    """
-    t, x, y = plan.tensor, plan.rows, plan.columns
-    link = net.slowest_link(t)
-    blocks = jnp.minimum(model.norms_per_layer, 2.0)
-    attention = 2 * model.attention.width + model.attention.cached_values()
-    size = plan.activation_bytes * n
-
-    def seconds(held: Scalar, chips: Scalar) -> Scalar:
-        return (chips - 1) / chips * held / (link.bandwidth * link.share(chips))
-
-    stream = seconds(2 * blocks * size * model.d_model / x, y)
-    inner = seconds(size * (attention + model.mlp_matrices * mlp_width(model)) / y, x)
-    heads = jnp.asarray(plan.cache_by_sequence) * seconds(size * attention / t, t)
-    hops = 2 * blocks * (link.hops(y) + link.hops(x)) + 2 * plan.cache_by_sequence * link.hops(t)
-    count = jnp.where(t > 1, blocks * (1 + (x > 1)) + 2 * plan.cache_by_sequence, 0.0)
-    whole = plan.weight_bytes * layer_weights(
-        model, plan.replace(tensor=1.0, rows=1.0), model.experts / plan.expert, 1.0
-    )
-    gathered = jnp.asarray(plan.gathered) > 0
-    return Sent(
-        seconds=jnp.where(gathered, seconds(whole, t), stream + inner + heads),
-        count=jnp.where(gathered, 1.0, count),
-        hops=jnp.where(gathered, link.hops(t), hops),
-    )
-
-
-def expert_exchange(model: Architecture, plan: Serving, n: Scalar, net: Cluster) -> Sent:
-    """What a layer sends to experts elsewhere and back: two all-to-alls of each token's k copies.
-
-    Source: lepikhin2021gshard.
-    """
-    link = net.slowest_link(plan.expert * plan.tensor)
-    size = plan.activation_bytes * n * model.top_k * model.d_model / plan.tensor
-    present = model.is_routed * (plan.expert > 1) * model.expert_layers / model.layers
-    there = collectives.all_to_all(size, plan.expert, link.bandwidth)
-    return Sent(present * 2 * there, present * 2, present * 2 * (plan.expert - 1))
-
-
-def hop_seconds(span: Scalar, cluster: Cluster, constants: Overheads) -> Scalar:
-    """Seconds until the neighbour in a group has a short message: within a node, or over the network."""
-    return jnp.where(jnp.asarray(span) <= cluster.node.chips, constants.hop, constants.network_hop)
-
-
 def stage_transfer(
     model: Architecture, plan: Serving, n: Scalar, net: Cluster, cluster: Cluster, constants: Overheads
 ) -> Scalar:
     """Seconds to hand a micro-batch to the next stage, each tensor rank its part; 0 where there is one stage."""
-    link = net.slowest_link(plan.chips)
+    span = plan.tensor * plan.pipeline
+    hop = jnp.where(jnp.asarray(span) <= cluster.node.chips, constants.hop, constants.network_hop)
     size = plan.activation_bytes * n * model.d_model / plan.tensor
-    send = collectives.point_to_point(size, link.bandwidth, hop_seconds(plan.chips, cluster, constants))
+    send = collectives.point_to_point(size, net.slowest_link(span).bandwidth, hop)
     return jnp.where(plan.pipeline > 1, send + constants.kernel, 0.0)
