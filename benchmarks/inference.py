@@ -12,7 +12,7 @@ from anatomy.cost import explore
 from anatomy.cost.inference.search import every_plan, search
 from anatomy.cost.inference.steps import decode, overheads
 from anatomy.specs import Serving
-from anatomy.validate.serving import published
+from anatomy.validate import read
 
 from benchmarks import peers
 from benchmarks.training import per_second
@@ -102,9 +102,9 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
         took = {"value": time.perf_counter() - start, "unit": "seconds"}
         yield "frontier_search", took | {"plans": len(found.seconds), "front": len(front)}
 
-    rows = [served for served in published() if served.row["source"] == "pope2023efficiently"]
-    errors = {served.row["name"]: 100 * served.error() for served in rows}
-    unfitted = [abs(errors[served.row["name"]]) for served in rows if not served.row.get("fitted")]
+    rows = [run for run in read("serving")[0] if run.source == "pope2023efficiently"]
+    errors = {run.name: 100 * run.error() for run in rows}
+    unfitted = [abs(errors[run.name]) for run in rows if not run.fitted]
     mean = float(np.mean(np.abs(list(errors.values()))))
     each = {"each": errors, "unfitted": float(np.mean(unfitted))}
     yield "pope_error", {"value": mean, "unit": "% mean absolute error"} | each

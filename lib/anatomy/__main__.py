@@ -1,4 +1,4 @@
-"""`python -m anatomy validate [runs.toml]`: published runs against the cost model, row by row and on average."""
+"""`python -m anatomy validate [runs.toml]`: published runs, of training or of serving, against the cost models."""
 
 import argparse
 import sys
@@ -16,8 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     validate.add_argument(
         "runs",
         nargs="?",
-        help="a TOML file; its schema stands at the top of the library's own, which is the default; "
-        "`further` are runs that the library met after its model was made",
+        help="a TOML file of your own, or one of the library's: `runs` of training, the default, and `serving`, at "
+        "whose tops the schemas stand; `further` and `serving_further`, which it met after its models were made",
     )
     options = parser.parse_args(arguments)
     try:

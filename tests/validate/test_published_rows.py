@@ -13,6 +13,8 @@ from anatomy.specs import catalogue
 from anatomy.validate import compare, mean_error, read
 from anatomy.validate.published import MEASURES, NEEDED
 from hypothesis import given, settings
+from support import rows
+from support.rows import write
 
 GOOD = {
     "name": "good",
@@ -26,34 +28,9 @@ GOOD = {
 }
 
 
-def toml(value) -> str:
-    """A value as TOML writes it, in one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    if isinstance(value, str):
-        return f'"{value}"'
-    return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def write(path, *rows: dict) -> str:
-    lines = ("[[run]]\n" + "\n".join(f"{key} = {toml(value)}" for key, value in row.items()) for row in rows)
-    path.write_text("\n\n".join(lines), "utf-8")
-    return str(path)
-
-
 def changed(path: tuple[str, ...], value, row: dict = GOOD) -> dict:
-    """The good row with one field changed, or with `...` left out; called bad."""
-    row = {**row, "name": "bad"}
-    where = row
-    for key in path[:-1]:
-        where[key] = dict(where[key])
-        where = where[key]
-    where[path[-1]] = value
-    if value is ...:
-        del where[path[-1]]
-    return row
+    """The good row with one field changed; called bad."""
+    return rows.changed(path, value, row)
 
 
 MIXED = {**GOOD["architecture"], "experts": 8, "top_k": 2}

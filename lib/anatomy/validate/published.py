@@ -1,4 +1,4 @@
-"""Published training runs: read from a file, predicted, and held against what was published.
+"""Published training runs: made from the rows of a file, predicted, and held against what was published.
 
 The schema stands at the top of `runs.toml`. A row that is incomplete or impossible is refused with the
 reason, and the others go on.
@@ -6,11 +6,8 @@ reason, and the others go on.
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +17,6 @@ from anatomy.cost.training import Efficiency, Step, efficiency, hardware_flop, s
 from anatomy.specs import Architecture, Attention, Cluster, Link, Node, Plan, Recompute, architecture, catalogue
 from anatomy.specs.catalogue import chip
 
-FILES = ("runs", "further")  # that come with the library: those it was built on, and those that it met later
 NEEDED = ("name", "architecture", "chip", "chips", "plan", "sequences", "sequence", "published")
 KEYS = {*NEEDED, "source", "fitted", "node", "network", "note"}
 NEEDED_OF_A_CHIP = {
@@ -58,6 +54,11 @@ class Run:
         """Whether the constants are those of a neighbouring generation, and the prediction a guess."""
         return self.generation != catalogue.entry("chips", self.chip).get("generation")
 
+    @property
+    def measures(self) -> "dict[str, Measure]":
+        """What such a run may publish."""
+        return MEASURES
+
     def predict(self, share: Efficiency | None = None) -> Step:
         """The cost model's step of this run, in double precision; with other constants, if given."""
         with jax.enable_x64(True):
@@ -80,7 +81,7 @@ class Measure(NamedTuple):
     """Something that runs publish."""
 
     unit: str
-    of: Callable[[Step, Run], Any]  # its prediction
+    of: Callable[[Any, Any], Any]  # its prediction, from what the cost model made of a run, and the run
     power: int  # 1 where more of it is faster, -1 where less is, 0 where it says nothing of speed
 
 
@@ -99,7 +100,7 @@ MEASURES = {
 class Row:
     """One published measure of a run beside its prediction; `error` is relative."""
 
-    run: Run
+    run: Any  # a Run, or another kind that has a name, measures, and what was published
     measure: str
     published: float
     predicted: float
@@ -107,7 +108,7 @@ class Row:
     @property
     def unit(self) -> str:
         """Of both numbers."""
-        return MEASURES[self.measure].unit
+        return self.run.measures[self.measure].unit
 
     @property
     def error(self) -> float:
@@ -117,48 +118,7 @@ class Row:
     @property
     def speed(self) -> float:
         """Predicted speed over published speed, whichever way the measure runs; 1 for memory."""
-        return (self.predicted / self.published) ** MEASURES[self.measure].power
-
-
-@dataclasses.dataclass(frozen=True)
-class Refused:
-    """A row that cannot be used, and why."""
-
-    name: str
-    reason: str
-
-
-def read(path: str | Path | None = None) -> tuple[list[Run], list[Refused]]:
-    """The runs of a file, and the rows that were refused.
-
-    Args:
-        path: of a file; or `runs`, the default, or `further`, which come with the library.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not TOML, or has no [[run]].
-    """
-    own = path is None or path in FILES
-    file = files("anatomy.validate") / f"{path or 'runs'}.toml" if own else Path(path)
-    try:
-        rows = tomllib.loads(file.read_text("utf-8")).get("run", [])
-    except ValueError as error:  # of TOML, or of numbers too long for Python
-        raise ValueError(f"{path} is not TOML: {error}") from error
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror}") from error
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path} has no [[run]]; allowed: one or more")
-    runs: list[Run] = []
-    refused: list[Refused] = []
-    for index, row in enumerate(rows, start=1):
-        given = row.get("name") if isinstance(row, dict) else None
-        name = given if isinstance(given, str) and given else f"row {index}"
-        try:
-            with jax.enable_x64(True):
-                runs.append(run_of(row))
-        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
-            refused.append(Refused(name, str(error.args[0]) if error.args else repr(error)))
-    return runs, refused
+        return (self.predicted / self.published) ** self.run.measures[self.measure].power
 
 
 def run_of(row: dict[str, Any]) -> Run:
@@ -170,9 +130,7 @@ def run_of(row: dict[str, Any]) -> Run:
     known("run", row, KEYS)
     if missing := [key for key in NEEDED if key not in row]:
         raise ValueError(f"{', '.join(missing)} missing; a run needs {', '.join(NEEDED)}")
-    fitted = row.get("fitted", False)
-    if not isinstance(fitted, bool):
-        raise ValueError(f"run.fitted is {shown(fitted)}; allowed: true, false")
+    fitted = yes_or_no("fitted", row.get("fitted", False))
     sequence, sequences, chips = (above("run", key, row[key], whole=True) for key in ("sequence", "sequences", "chips"))
     model = architecture_of(row["architecture"], sequence)
     if 0 < model.learned_positions < sequence:
@@ -240,8 +198,17 @@ def check_possible(run: Run) -> None:
                 implied[key] = float(made.seconds) * (predicted / value) ** measure.power
         if not low <= value <= high:
             raise ValueError(f"published.{key} is {value:g}; allowed: {low:.3g} to {high:.3g}, {why}")
+    check_agreement(run.published, implied, "a step")
+
+
+def check_agreement(published: dict[str, float], implied: dict[str, float], what: str) -> None:
+    """Refuse published numbers from which different seconds follow.
+
+    Raises:
+        ValueError: so they are.
+    """
     if implied and max(implied.values()) > AGREEMENT * min(implied.values()):
-        told = ", ".join(f"{key} {run.published[key]:g} is {s:.3g} s a step" for key, s in implied.items())
+        told = ", ".join(f"{key} {published[key]:g} is {s:.3g} s {what}" for key, s in implied.items())
         raise ValueError(f"published numbers contradict each other: {told}; allowed: within {AGREEMENT - 1:.0%}")
 
 
@@ -278,6 +245,17 @@ def words(key: str, value: Any) -> str:
     """
     if not isinstance(value, str) or (key == "name" and not value):
         raise ValueError(f"run.{key} is {shown(value)}; allowed: text")
+    return value
+
+
+def yes_or_no(key: str, value: Any) -> bool:
+    """True or false.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"run.{key} is {shown(value)}; allowed: true, false")
     return value
 
 
@@ -339,16 +317,16 @@ def plan_of(value: Any, chips: float) -> Plan:
     return Plan(data=chips / model_chips, **given)
 
 
-def generation_of(key: str) -> str:
-    """The generation whose constants a chip has: its own, or the neighbour's that the catalogue names.
+def generation_of(key: str, constants: str = "efficiency") -> str:
+    """The generation whose constants, of that catalogue, a chip has: its own, or the neighbour's that `chips` names.
 
     Raises:
         ValueError: there is none.
     """
     entry = catalogue.entry("chips", key)
     generation = entry.get("constants", entry.get("generation"))
-    if generation not in catalogue.table("efficiency"):
-        allowed = ", ".join(catalogue.table("efficiency"))
+    if generation not in catalogue.table(constants):
+        allowed = ", ".join(catalogue.table(constants))
         raise ValueError(f"chip {key!r} is of generation {shown(generation)}; allowed: one with constants ({allowed})")
     return str(generation)
 
@@ -394,13 +372,15 @@ def published_of(value: Any) -> tuple[dict[str, float], float]:
     return numbers, tokens
 
 
-def compare(runs: Iterable[Run]) -> list[Row]:
-    """Every published measure of every run beside its prediction."""
+def compare(runs: Iterable[Any]) -> list[Row]:
+    """Every published measure of every run, of training or of serving, beside its prediction."""
     rows = []
     for run in runs:
         with jax.enable_x64(True):
             made = run.predict()
-            rows += [Row(run, key, value, float(MEASURES[key].of(made, run))) for key, value in run.published.items()]
+            rows += [
+                Row(run, key, value, float(run.measures[key].of(made, run))) for key, value in run.published.items()
+            ]
     return rows
 
 

@@ -1,7 +1,7 @@
 """What the chips of a model that serves send each other in a layer, and what goes from stage to stage.
 
 Groups of chips exchange level by level: inside a node over its link, between nodes over the network, where each chip
-of a node sends its part through its own port.
+of a node sends its part through its own port. Rings pass messages on, all-to-alls send them directly and at once.
 
 Symbols: t tensor ways, of which X split d_model and Y = t / X heads and d_ff; e expert ways; n tokens; k experts of a
 token.
@@ -38,6 +38,11 @@ class Group(NamedTuple):
         """Seconds of an all-gather or a reduce-scatter of so many bytes in all; what crosses the network is split."""
         near = (self.near - 1) / self.near * held / (self.link.bandwidth * self.link.share(self.near))
         return near + (self.far - 1) / self.chips * held / self.network.bandwidth
+
+    @property
+    def reach(self) -> Scalar:
+        """Messages in a row of an all-to-all inside a node: along a torus; over a switch one, for all go at once."""
+        return jnp.where(jnp.asarray(self.link.axes) > 0, self.link.hops(self.near), (self.near > 1) * 1.0)
 
     def all_to_all(self, held: Scalar) -> Scalar:
         """Seconds until each chip has sent its bytes in equal parts to all."""
@@ -85,8 +90,8 @@ def tensor_exchange(model: Architecture, plan: Serving, n: Scalar, net: Cluster,
     inner = rows.gather(size * (attention + model.mlp_matrices * mlp_width(model)) / y)
     heads = by_sequence * ways.all_to_all(size * attention / t)
     hops = 2 * blocks * (columns.link.hops(columns.near) + rows.link.hops(rows.near))
-    hops = hops + 2 * by_sequence * ways.link.hops(ways.near)
-    network_hops = 2 * blocks * (columns.far + rows.far - 2) + 2 * by_sequence * (ways.far - 1)
+    hops = hops + 2 * by_sequence * ways.reach
+    network_hops = 2 * blocks * (columns.far + rows.far - 2) + 2 * by_sequence * (ways.far > 1)
     count = jnp.where(t > 1, blocks * (1 + (x > 1)) + 2 * by_sequence, 0.0)
     return Sent(
         seconds=jnp.where(gathered, ways.gather(whole), stream + inner + heads),
@@ -104,4 +109,4 @@ def expert_exchange(model: Architecture, plan: Serving, n: Scalar, net: Cluster)
     ways = group(net, plan.expert, plan.tensor)
     size = plan.activation_bytes * n * model.top_k * model.d_model / plan.tensor
     twice = 2 * model.is_routed * (plan.expert > 1) * model.expert_layers / model.layers
-    return Sent(twice * ways.all_to_all(size), twice, twice * (ways.near - 1), twice * (plan.expert - ways.near))
+    return Sent(twice * ways.all_to_all(size), twice, twice * ways.reach, twice * (ways.far > 1))
