@@ -1,0 +1,254 @@
+"""Speculation: a draft proposes tokens, the target reads them in one pass, and keeps those that it agrees with.
+
+Symbols: a alignment, the chance that a drafted token is accepted when those before it were; g draft length, tokens
+drafted in a round; c draft cost, seconds of a step of the draft over one of the target; v block cost, seconds in
+which the target reads g + 1 tokens over those of one. S_i survival, the chance that the first i tokens are accepted.
+
+A round yields the accepted tokens and one more, which the target draws itself: so g + 1 at most, 1 at least, and
+
+    tokens = S_0 + S_1 + ... + S_g
+
+Source: leviathan2023fast; chen2023speculative has the same rule.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from anatomy.specs import Scalar
+from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ZERO, between, check_arguments, is_concrete, refuse_where
+
+UP_TO_ONE = between(high=1.0)
+TERMS = 14  # of the series near a = 1
+NEAR = 0.1  # of (g + 1) (1 - a), below which it is used
+NEWTON = 6  # steps; each doubles the digits
+
+
+def expected_tokens(alignment: Scalar, length: Scalar) -> Scalar:
+    """Tokens of a round, expected, where each drafted token is accepted with the same chance: g + 1 at a = 1.
+
+        (1 - a^(g + 1)) / (1 - a)
+
+    Args:
+        alignment: a, from 0 to 1.
+        length: g, drafted tokens; need not be whole.
+
+    Returns:
+        To full precision, gradients too, up to and at a = 1.
+
+    Raises:
+        TypeError, ValueError: alignment is not from 0 to 1, or length is below 0.
+
+    Source: leviathan2023fast, equation 1.
+    """
+    check_arguments("expected_tokens", UP_TO_ONE, alignment=alignment)
+    check_arguments("expected_tokens", AT_LEAST_ZERO, length=length)
+    n, short = length + 1.0, 1.0 - jnp.asarray(alignment, float)
+    near = n * short < NEAR
+    # 1 - (1 - d)^n = n d - n (n - 1) / 2 d^2 + ..., so that nothing is divided by d.
+    term = series = n * jnp.ones_like(short)
+    for k in range(TERMS):
+        term = term * -short * (n - 1 - k) / (k + 2)
+        series = series + term
+    away = jnp.where(near, 0.5, short)
+    return jnp.where(near, series, (1 - (1 - away) ** n) / away)
+
+
+def even_survival(alignment: Scalar, most: int) -> Float[Array, "most+1"]:
+    """S_0 to S_most where every token has the same chance, whatever became of others: a^i."""
+    check_arguments("even_survival", UP_TO_ONE, alignment=alignment)
+    return jnp.asarray(alignment, float) ** jnp.arange(most + 1)
+
+
+def uneven_survival(alignment: Scalar, alike: Scalar, most: int) -> Float[Array, "most+1"]:
+    """S_0 to S_most where some rounds are easier than others, the tokens of each being alike.
+
+    The chance differs from round to round by a beta distribution of mean a; rho is then the correlation of two
+    tokens of a round:
+
+        S_i = product over j from 0 to i - 1 of (a (1 - rho) + j rho) / (1 - rho + j rho)
+
+    It is a^i for rho = 0, falls like a power of i for any other, and not at all for rho = 1. Were the chance to vary
+    from token to token independently, only its mean would count.
+
+    Args:
+        alignment: a, mean over tokens that are drafted first.
+        alike: rho, from 0 to 1.
+        most: longest draft.
+
+    Raises:
+        TypeError, ValueError: alignment or alike is not from 0 to 1.
+    """
+    check_arguments("uneven_survival", UP_TO_ONE, alignment=alignment, alike=alike)
+    own, j = 1.0 - jnp.asarray(alike, float), jnp.arange(1, most)
+    first = jnp.stack([1.0, jnp.asarray(alignment, float)])  # j = 0 is a, even where all are wholly alike
+    chance = (alignment * own + j * alike) / (own + j * alike)
+    return jnp.cumprod(jnp.concatenate([first, chance]))[: most + 1]
+
+
+def changing_survival(
+    easy: Scalar, hard: Scalar, to_hard: Scalar, to_easy: Scalar, length: int
+) -> Float[Array, "length+1"]:
+    """S_0 to S_g where easy and hard passages follow each other, as rounds meet them in the long run.
+
+    Each token is easy or hard, and the next is of the other kind with a fixed chance. A round begins after a rejection
+    more often than not, so among hard tokens more often than the text is hard. With D the chances of both kinds on
+    the diagonal, P from kind to kind, and phi the kind of a round's first token:
+
+        S_i = phi (D P)^i 1,    phi = phi (sum over i < g of (D P)^i (1 - D) P + (D P)^g P)
+
+    Far out S_i falls by the same factor from token to token, the larger eigenvalue of D P: exponentially, but slower
+    than the mean alignment has it.
+
+    Args:
+        easy: chance that an easy token is accepted.
+        hard: and a hard one.
+        to_hard: chance that a hard token follows an easy one.
+        to_easy: and an easy one a hard one.
+        length: g.
+
+    Raises:
+        TypeError, ValueError: a chance is not from 0 to 1.
+    """
+    check_arguments("changing_survival", UP_TO_ONE, easy=easy, hard=hard, to_hard=to_hard, to_easy=to_easy)
+    kinds = jnp.array([[1 - to_hard, to_hard], [to_easy, 1 - to_easy]], float)
+    chance = jnp.array([easy, hard], float)
+    power, rounds, passed = jnp.eye(2), jnp.zeros((2, 2)), []
+    for _ in range(length):
+        passed.append(power)
+        rounds = rounds + (power * (1 - chance)) @ kinds
+        power = (power * chance) @ kinds
+    passed.append(power)
+    rounds = rounds + power @ kinds
+    out, back = rounds[0, 1], rounds[1, 0]
+    start = jnp.array([back, out]) / (out + back)
+    return jnp.stack(passed).sum(-1) @ start
+
+
+def tokens_law(survival: Float[Array, "g+1"]) -> Float[Array, "g+1"]:
+    """Chances that a round yields 1, 2, ..., g + 1 tokens: S_(t-1) - S_t, and S_g of all."""
+    return survival - jnp.concatenate([survival[1:], jnp.zeros(1)])
+
+
+class Moments(NamedTuple):
+    """Of the tokens of a round."""
+
+    mean: Scalar
+    deviation: Scalar
+
+
+def tokens_moments(survival: Float[Array, "g+1"]) -> Moments:
+    """Mean and standard deviation of the tokens of a round: sum of S_i, and of (2 i + 1) S_i for the square."""
+    mean = survival.sum()
+    square = jnp.sum((2 * jnp.arange(survival.shape[0]) + 1) * survival)
+    return Moments(mean, jnp.sqrt(jnp.maximum(square - mean**2, 0.0)))
+
+
+def speed_up(tokens: Scalar, length: Scalar, draft: Scalar, block: Scalar = 1.0) -> Scalar:
+    """Times as fast as plain decoding: tokens / (g c + v).
+
+    Args:
+        tokens: of a round, expected.
+        length: g.
+        draft: c.
+        block: v; 1 where a block takes as long as a token, which is the paper's assumption.
+
+    Raises:
+        TypeError, ValueError: draft is below 0, or block is not above 0.
+
+    Source: leviathan2023fast, theorem 3.8.
+    """
+    check_arguments("speed_up", AT_LEAST_ZERO, length=length, draft=draft)
+    check_arguments("speed_up", ABOVE_ZERO, block=block)
+    return tokens / (length * draft + block)
+
+
+def by_length(
+    survival: Float[Array, "g+1"], draft: Scalar, block: Scalar | Float[Array, "g+1"] = 1.0
+) -> Float[Array, "g+1"]:
+    """Speed-up of every draft length from 0 to g; block is v of each, or of all."""
+    return speed_up(jnp.cumsum(survival), jnp.arange(survival.shape[0], dtype=float), draft, block)
+
+
+def best_length(
+    survival: Float[Array, "g+1"], draft: Scalar, block: Scalar | Float[Array, "g+1"] = 1.0
+) -> Int[Array, ""]:
+    """Draft length with the largest speed-up, from 0, which is plain decoding, to the longest that is given.
+
+    Args:
+        survival: S_0 to S_g.
+        draft: c.
+        block: v of each length, or of all.
+    """
+    return jnp.argmax(by_length(survival, draft, block))
+
+
+def stationary_length(alignment: Scalar, draft: Scalar, block: Scalar = 1.0) -> Scalar:
+    """Draft length at which the speed-up is stationary, were lengths not whole; below 0 where drafting never pays.
+
+    With L = -ln a, where d(speed-up) / dg = 0:
+
+        a^(g + 1) (c + L (g c + v)) = c,    g + 1 = (y - s) / L,    y - ln y = s = 1 + L (v - c) / c,    y > 1
+
+    y is -W(-exp(-s)) with the lower branch of Lambert's W. The speed-up has one peak, so the best whole length is one
+    of the two neighbours.
+
+    Args:
+        alignment: a, above 0 and below 1.
+        draft: c, above 0 and below v.
+        block: v, the same for all lengths.
+
+    Raises:
+        TypeError, ValueError: alignment is not between 0 and 1, draft is not above 0, or block is not above draft.
+
+    Source: leviathan2023fast, section 3.5, asks for it and solves it numerically; corless1996lambert for W.
+    """
+    check_arguments("stationary_length", ABOVE_ZERO, alignment=alignment, draft=draft, block=block)
+    if is_concrete((alignment, draft, block)):
+        refuse_where(jnp.asarray(alignment) >= 1, "stationary_length.alignment", alignment, "a number below 1")
+        refuse_where(jnp.asarray(block) <= draft, "stationary_length.block", block, "a number above draft")
+    fall = -jnp.log(jnp.asarray(alignment, float))
+    u = fall * (block - draft) / draft
+    # Above the root, from where Newton's steps come down to it.
+    y = 1 + jnp.sqrt(2 * u) + u
+    for _ in range(NEWTON):
+        y = y - (y - jnp.log(y) - 1 - u) * y / (y - 1)
+    return (y - 1 - u) / fall - 1
+
+
+def rounds_for(law: Float[Array, "most"], tokens: int) -> Scalar:
+    """Rounds until so many tokens are there, expected: n(t) = 1 + sum over k of law(k) n(t - k).
+
+    Args:
+        law: chances that a round yields 1, 2, ... tokens, as `tokens_law` gives them.
+        tokens: wanted; what the last round yields beyond them is thrown away.
+    """
+    most = law.shape[0]
+    waiting = [jnp.zeros(())] * most  # n of 0 and below
+    for _ in range(tokens):
+        waiting.append(1 + sum(chance * n for chance, n in zip(law, reversed(waiting[-most:]), strict=True)))
+    return waiting[-1]
+
+
+def staged_draft(
+    draft: Scalar, length: int, survival: Float[Array, "h+1"], second: Scalar, block: Scalar = 1.0
+) -> Scalar:
+    """c of a draft that is itself sped up by a draft: seconds of its g tokens, over g steps of the target.
+
+    Args:
+        draft: c, of the draft alone.
+        length: g, of its draft.
+        survival: S_0 to S_h of the second draft's tokens before the first.
+        second: seconds of a step of the second draft over one of the first.
+        block: v of the first draft for the second's tokens.
+
+    Raises:
+        TypeError, ValueError: a cost is below 0, or length is below 1.
+
+    Source: spector2023staged.
+    """
+    check_arguments("staged_draft", AT_LEAST_ZERO, draft=draft, second=second, block=block)
+    check_arguments("staged_draft", between(1.0, whole=True), length=length)
+    each = (survival.shape[0] - 1) * second + block
+    return draft * rounds_for(tokens_law(survival), length) * each / length

@@ -1,0 +1,140 @@
+"""What a round of speculation takes of a real deployment: the draft's steps, and the pass in which the target reads.
+
+Symbols as in `speculation`; b sequences, m = g + 1 tokens of each that the target reads at once, E experts, k of them
+for each token, p = k / E.
+"""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from anatomy.cost.inference.speculation import expected_tokens
+from anatomy.cost.inference.steps import Overheads, decode
+from anatomy.specs import Architecture, Cluster, Scalar, Serving
+from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, number, spec
+
+UP_TO_ONE = between(high=1.0)
+
+
+def touched_by_blocks(blocks: Scalar, block: Scalar, experts: Scalar, top_k: Scalar, alike: Scalar = 0.0) -> Scalar:
+    """Experts of a layer that blocks of consecutive tokens visit, expected.
+
+    A token goes where a hidden leader of its block goes with chance sqrt(rho) and chooses for itself otherwise, so
+    rho is the correlation of two tokens of a block. A block of m tokens misses an expert with chance
+
+        miss = p ((1 - f) (1 - p))^m + (1 - p) (f + (1 - f) (1 - p))^m,    f = sqrt(rho)
+
+    and E (1 - miss^b) are visited. Independent tokens (rho = 0) visit E (1 - (1 - p)^(b m)), wholly alike ones as
+    many as b tokens.
+
+    Args:
+        blocks: b, independent of each other.
+        block: m.
+        experts: E.
+        top_k: k.
+        alike: rho, from 0 to 1.
+
+    Raises:
+        TypeError, ValueError: a number is below 0, or alike is not from 0 to 1.
+    """
+    check_arguments("touched_by_blocks", AT_LEAST_ZERO, blocks=blocks, block=block)
+    check_arguments("touched_by_blocks", UP_TO_ONE, alike=alike)
+    p, follow = top_k / experts, jnp.sqrt(alike)
+    own = (1 - follow) * (1 - p)
+    miss = p * own**block + (1 - p) * (follow + own) ** block
+    return experts * (1 - miss**blocks)
+
+
+@spec
+class Round:
+    """A round of speculation of all sequences in flight; the parts add up to `seconds`."""
+
+    sums: ClassVar = ("seconds",)
+
+    draft: Scalar = number("s", doc="steps of the draft, one after the other")
+    verify: Scalar = number("s", doc="the target reads the block, through all stages")
+    waiting: Scalar = number("s", doc="for the other micro-batches to pass the slowest stage")
+    plain: Scalar = number("s", doc="of a step without speculation, for comparison")
+    tokens: Scalar = number("tokens", doc="that a round yields each sequence, expected")
+    touched: Scalar = number("experts", doc="of a layer that a micro-batch reads")
+    sequences: Scalar = number("sequences", doc="in flight, of all replicas")
+    chips: Scalar = number("chips", doc="of the target's plan")
+
+    @property
+    def seconds(self) -> Scalar:
+        """All parts: from round to round."""
+        return self.draft + self.verify + self.waiting
+
+    @property
+    def speed_up(self) -> Scalar:
+        """Times as many tokens in the same time, of a user and of the cluster alike."""
+        return self.tokens * self.plain / self.seconds
+
+    @property
+    def block_cost(self) -> Scalar:
+        """v: seconds in which the target reads the block, waiting included, over those of a plain step."""
+        return (self.verify + self.waiting) / self.plain
+
+    @property
+    def tokens_per_second(self) -> Scalar:
+        """Of one user."""
+        return self.tokens / self.seconds
+
+
+def speculate(
+    model: Architecture,
+    draft: Architecture,
+    plan: Serving,
+    draft_plan: Serving,
+    cluster: Cluster,
+    constants: Overheads,
+    sequences: Scalar,
+    context: Scalar,
+    length: Scalar,
+    alignment: Scalar,
+    alike: Scalar = 0.0,
+    tokens: Scalar | None = None,
+) -> Round:
+    """A round of speculation beside a plain step, by the cost model of serving.
+
+    The draft's g steps and the stages of the target follow each other. With several micro-batches the draft runs on
+    chips of its own, such as a head node without layers, and is one stage more: another micro-batch drafts meanwhile.
+
+    Args:
+        model: the target.
+        draft: the small model.
+        plan: of the target.
+        draft_plan: of the draft, for the sequences of one replica of the target.
+        cluster: on what both run.
+        constants: what of the peaks is reached, and what it takes to start.
+        sequences: in flight, of one replica.
+        context: tokens that each holds in the cache.
+        length: g; 0 is plain decoding.
+        alignment: a.
+        alike: rho, how alike the experts of a block are.
+        tokens: of a round, where acceptance is not the same for all tokens; else `expected_tokens`.
+
+    Raises:
+        TypeError, ValueError: length is below 0, or a share is not from 0 to 1, and as `decode`.
+    """
+    check_arguments("speculate", AT_LEAST_ZERO, length=length)
+    check_arguments("speculate", UP_TO_ONE, alignment=alignment, alike=alike)
+    check_arguments("speculate", AT_LEAST_ONE, sequences=sequences)
+    each, turns = sequences / plan.micro_batches, plan.micro_batches
+    touched = touched_by_blocks(each * plan.expert, length + 1.0, model.experts, model.top_k, alike)
+    plain = decode(model, plan, cluster, constants, sequences, context)
+    read = decode(model, plan, cluster, constants, sequences, context, length + 1.0, touched)
+    step = decode(draft, draft_plan, cluster, constants, each, context)
+    drafting = length * step.seconds
+    through = read.seconds - read.waiting
+    behind = jnp.maximum(read.waiting - drafting, (turns - 1) * drafting - through)
+    return Round(
+        draft=drafting,
+        verify=through,
+        waiting=jnp.maximum(behind, 0.0),
+        plain=plain.seconds,
+        tokens=expected_tokens(alignment, length) if tokens is None else tokens,
+        touched=touched,
+        sequences=plan.data * sequences,
+        chips=plan.chips,
+    )
