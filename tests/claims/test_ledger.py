@@ -18,6 +18,7 @@ KINDS = {"given", "derivable", "structural", "comparison", "opinion", "predictio
 WORKED_THROUGH = (
     "intro", "replicability", "architecture", "dataset", "parallelism", "training-cost", "moe-tradeoffs",
     "inference-tradeoffs", "inference-infrastructure", "inference-cost",
+    "speculative-decoding",
 )  # fmt: skip
 every_checked = pytest.mark.parametrize("key", sorted(CHECKED))
 
@@ -127,6 +128,10 @@ EXPECTED = {
     "moe.64_128": Verdict.CONFIRMED,
     "moe.generalise": Verdict.PARTLY,
     "moe.idle": Verdict.HOLDS,
+    "sd.4": Verdict.CONDITIONAL,
+    "sd.lossless": Verdict.CONDITIONAL,
+    "sd.small_batch": Verdict.PARTLY,
+    "sd.used": Verdict.LOST,
 }
 
 
