@@ -371,8 +371,7 @@ def conspiracy(claim: Claim) -> Finding:
         claim,
         "Nobody outside knows what OpenAI accepts. The mechanism is real: accept what p finds less likely than q does, "
         f"and what acceptance gains, here {gained:.2f}, the law loses in total variation, {moved:.2f}. It moves "
-        "towards "
-        "the draft's law, so text gets more like the small model's. The exact rule would have no such effect.",
+        "towards the draft's law, so text gets more like what a draft writes. The exact rule has no such effect.",
         beside=(moved, "total variation"),
         sources=("leviathan2023fast",),
     )
