@@ -1,0 +1,155 @@
+"""What became of requests at a server: waits, latencies, throughput, and how full it was."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from anatomy.specs.base import Scalar, between, check_arguments, register
+
+
+class Steps(NamedTuple):
+    """Steps in the order of time, those between which nothing changed taken together; zeros after the last."""
+
+    start: Float[Array, "... kept"]  # s
+    seconds: Float[Array, "... kept"]  # of all that are taken together
+    steps: Float[Array, "... kept"]  # how many
+    making: Float[Array, "... kept"]  # sequences that get a token in each
+    computed: Float[Array, "... kept"]  # these and those that fill a batch
+    prompt: Float[Array, "... kept"]  # tokens of prompts read
+    reading: Float[Array, "... kept"]  # sequences whose prompt is not read yet
+    taken: Float[Array, "... kept"]  # slots
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What became of each request; arrays over requests, with an axis in front for all that was run at once.
+
+    Attributes:
+        arrival: when it came, s.
+        prompt: tokens read.
+        output: tokens of the answer.
+        start: when it got a slot, s.
+        first: when its first token was made.
+        finish: when its answer was handed out whole.
+        released: when its slot was free again.
+        gap: longest time between two of its tokens, s; 0 where there is one token.
+        slot: that it had.
+        steps: of the server, as far as they were kept.
+    """
+
+    ROW: ClassVar = ("start", "first", "finish", "released", "gap", "slot")
+
+    arrival: Float[Array, "... requests"]
+    prompt: Float[Array, "... requests"]
+    output: Float[Array, "... requests"]
+    start: Float[Array, "... requests"]
+    first: Float[Array, "... requests"]
+    finish: Float[Array, "... requests"]
+    released: Float[Array, "... requests"]
+    gap: Float[Array, "... requests"]
+    slot: Float[Array, "... requests"]
+    steps: Steps
+
+    @property
+    def wait(self) -> Float[Array, "... requests"]:
+        """Seconds until each got a slot."""
+        return self.start - self.arrival
+
+    @property
+    def to_first(self) -> Float[Array, "... requests"]:
+        """Seconds until the first token: the wait, and reading the prompt."""
+        return self.first - self.arrival
+
+    @property
+    def latency(self) -> Float[Array, "... requests"]:
+        """Seconds until the whole answer."""
+        return self.finish - self.arrival
+
+    @property
+    def per_token(self) -> Float[Array, "... requests"]:
+        """Seconds between tokens, mean of each answer; NaN where there is one token."""
+        return jnp.where(self.output > 1, (self.finish - self.first) / jnp.maximum(self.output - 1, 1.0), jnp.nan)
+
+    @property
+    def normalised(self) -> Float[Array, "... requests"]:
+        """Latency over tokens of the answer, s: the measure of yu2022orca."""
+        return self.latency / self.output
+
+    @property
+    def span(self) -> Float[Array, "..."]:
+        """Seconds from the first arrival to the last answer."""
+        return jnp.max(self.finish, axis=-1) - self.arrival[..., 0]
+
+    @property
+    def requests_per_second(self) -> Float[Array, "..."]:
+        """Answers a second over the whole span."""
+        return self.arrival.shape[-1] / self.span
+
+    @property
+    def tokens_per_second(self) -> Float[Array, "..."]:
+        """Tokens of answers a second over the whole span."""
+        return jnp.sum(self.output, axis=-1) / self.span
+
+    def in_system(self, times: Float[Array, "times"]) -> Float[Array, "times"]:
+        """Requests that have come and are not answered, at these times; of one run.
+
+        Raises:
+            ValueError: this is more than one run.
+        """
+        return self._present(self.arrival, self.finish, times)
+
+    def in_flight(self, times: Float[Array, "times"]) -> Float[Array, "times"]:
+        """Slots that are taken, at these times; of one run.
+
+        Raises:
+            ValueError: this is more than one run.
+        """
+        return self._present(self.start, self.released, times)
+
+    def _present(self, begin: Array, end: Array, times: Array) -> Array:
+        if begin.ndim != 1:
+            raise ValueError(f"Answers.arrival has shape {begin.shape}; allowed: one run, one axis")
+        came = jnp.searchsorted(jnp.sort(begin), times, side="right")
+        return came - jnp.searchsorted(jnp.sort(end), times, side="right")
+
+    def slot_use(self, slots: Scalar) -> Float[Array, "..."]:
+        """Share of so many slots' time, over the whole span, in which a request was read or got tokens."""
+        useful = self.steps.seconds * (self.steps.making + self.steps.reading)
+        return jnp.sum(useful, axis=-1) / (slots * self.span)
+
+    def settled(self, skip: float = 0.1) -> "Answers":
+        """Without the first and the last requests, that found the server emptier than it stays, or left it so.
+
+        Args:
+            skip: share of the requests, at each end.
+
+        Raises:
+            ValueError: skip is not between 0 and a half.
+        """
+        check_arguments("settled", between(high=0.49), skip=skip)
+        count = self.arrival.shape[-1]
+        kept = slice(int(skip * count), count - int(skip * count))
+        rest = {f.name: getattr(self, f.name)[..., kept] for f in dataclasses.fields(self) if f.name != "steps"}
+        return dataclasses.replace(self, **rest)
+
+
+def between_tokens(steps: Steps, shares: Float[np.ndarray, "shares"]) -> Float[np.ndarray, "shares"]:
+    """Quantiles of the time between two tokens of a sequence, over all tokens made in these steps of one run, s.
+
+    Raises:
+        ValueError: a share is not between 0 and 1, or no token was made.
+    """
+    check_arguments("between_tokens", between(high=1.0), shares=shares)
+    weight = np.asarray(steps.steps * steps.making)
+    if weight.ndim != 1 or weight.sum() <= 0:
+        raise ValueError(f"between_tokens.steps made {weight.sum():g} tokens, shape {weight.shape}; allowed: one run")
+    seconds = np.asarray(steps.seconds)[weight > 0] / np.asarray(steps.steps)[weight > 0]
+    order = np.argsort(seconds)
+    below = np.cumsum(weight[weight > 0][order]) / weight.sum()
+    return seconds[order][np.minimum(np.searchsorted(below, shares), len(order) - 1)]
+
+
+register(Answers)

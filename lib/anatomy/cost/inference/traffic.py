@@ -1,0 +1,108 @@
+"""Requests that arrive at a server: when, with how long a prompt, and for how long an answer; keyed and repeatable."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from anatomy.specs.base import (
+    ABOVE_ZERO,
+    AT_LEAST_ONE,
+    AT_LEAST_ZERO,
+    Scalar,
+    check_arguments,
+    number,
+    refuse_where,
+    spec,
+)
+
+
+@spec
+class Requests:
+    """Requests in the order of their arrival; each number is an array over them."""
+
+    arrival: Float[Array, "requests"] = number("s", doc="when each arrives")
+    prompt: Float[Array, "requests"] = number("tokens", doc="to read before the answer; 0 leaves that out")
+    output: Float[Array, "requests"] = number("tokens", low=1, whole=True, doc="of the answer")
+
+    def check(self) -> None:
+        """Refuse requests that are no list, or not in order.
+
+        Raises:
+            ValueError: lengths differ, are 0 or are not one axis, or an arrival is before the one ahead of it or
+                never comes.
+        """
+        shapes = {name: np.shape(getattr(self, name)) for name in ("arrival", "prompt", "output")}
+        first = shapes["arrival"]
+        for name, shape in shapes.items():
+            if shape != first or len(shape) != 1 or not shape[0]:
+                raise ValueError(f"Requests.{name} has shape {shape}; allowed: one axis, as long as arrival ({first})")
+        arrival = np.asarray(self.arrival, float)
+        refuse_where(~np.isfinite(arrival), "Requests.arrival", arrival, "a finite number")
+        refuse_where(np.diff(arrival) < 0, "Requests.arrival", arrival[1:], "at least the arrival before it")
+
+
+def poisson(key: PRNGKeyArray, count: int, rate: Scalar, burst: Scalar = 1.0) -> Float[Array, "count"]:
+    """Arrivals by chance, seconds.
+
+    Args:
+        key: of the draws; the same key has the same pattern at every rate.
+        count: of requests.
+        rate: requests a second, on average.
+        burst: requests that come on average at the same moment; 1 is a Poisson process.
+
+    Raises:
+        TypeError, ValueError: rate is not above 0, or burst below 1.
+    """
+    check_arguments("poisson", ABOVE_ZERO, rate=rate)
+    check_arguments("poisson", AT_LEAST_ONE, burst=burst)
+    gaps, alone = jax.random.split(key)
+    apart = jax.random.uniform(alone, (count,), float) * burst < 1
+    came = jnp.cumsum(jnp.where(apart, jax.random.exponential(gaps, (count,), float), 0.0))
+    # A sum in parallel may round within a burst; all of it comes when its first does.
+    return jax.lax.cummax(jnp.where(apart, came, 0.0)) * burst / rate
+
+
+def lognormal_lengths(
+    key: PRNGKeyArray, count: int, mean: Scalar, spread: Scalar, most: Scalar = jnp.inf
+) -> Float[Array, "count"]:
+    """Whole tokens, at least 1, with a long tail.
+
+    Args:
+        key: of the draws.
+        count: of requests.
+        mean: tokens, before rounding up and cutting off.
+        spread: standard deviation over the mean, before that too.
+        most: tokens at which an answer is cut off.
+
+    Raises:
+        TypeError, ValueError: mean is not above 0, spread below 0, or most below 1.
+    """
+    check_arguments("lognormal_lengths", ABOVE_ZERO, mean=mean)
+    check_arguments("lognormal_lengths", AT_LEAST_ZERO, spread=spread)
+    check_arguments("lognormal_lengths", AT_LEAST_ONE, most=most)
+    variance = jnp.log1p(jnp.asarray(spread, float) ** 2)
+    drawn = mean * jnp.exp(jnp.sqrt(variance) * jax.random.normal(key, (count,), float) - variance / 2)
+    return jnp.clip(jnp.ceil(drawn), 1.0, most)
+
+
+def geometric_lengths(key: PRNGKeyArray, count: int, mean: Scalar) -> Float[Array, "count"]:
+    """Whole tokens where every token is as likely to be the last: what an exponential law is to whole numbers.
+
+    Raises:
+        TypeError, ValueError: mean is below 1.
+    """
+    check_arguments("geometric_lengths", AT_LEAST_ONE, mean=mean)
+    stay = jnp.log1p(-1 / jnp.asarray(mean, float))
+    return jnp.maximum(jnp.ceil(-jax.random.exponential(key, (count,), float) / stay), 1.0)
+
+
+def uniform_lengths(key: PRNGKeyArray, count: int, low: int, high: int) -> Float[Array, "count"]:
+    """Whole tokens from low to high, all as likely.
+
+    Raises:
+        TypeError, ValueError: low is below 1, or above high.
+    """
+    check_arguments("uniform_lengths", AT_LEAST_ONE, low=low, high=high)
+    refuse_where(low > high, "uniform_lengths.low", low, f"at most high ({high})")
+    return jax.random.randint(key, (count,), low, high + 1).astype(float)

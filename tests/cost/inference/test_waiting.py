@@ -1,0 +1,104 @@
+"""Closed forms of queues: against tables, each other, enumeration and their limits."""
+
+import itertools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from anatomy.cost.inference import waiting
+from hypothesis import given
+from scipy.stats import geom
+
+loads = st.floats(0.01, 0.98)
+
+
+@given(loads, st.floats(1e-3, 1e3))
+def test_pollaczek_khinchine_holds_its_two_special_cases(load, service):
+    rate = load / service
+    assert float(waiting.mm1_wait(rate, service)) == pytest.approx(load * service / (1 - load), rel=1e-12)
+    assert float(waiting.md1_wait(rate, service)) == pytest.approx(
+        float(waiting.mm1_wait(rate, service)) / 2, rel=1e-12
+    )
+
+
+@given(loads, st.integers(1, 60))
+def test_erlang_c_is_the_recursion_of_erlang_b(load, servers):
+    offered, blocked = load * servers, 1.0
+    for k in range(1, servers + 1):
+        blocked = offered * blocked / (k + offered * blocked)
+    expected = servers * blocked / (servers - offered * (1 - blocked))
+    assert float(waiting.erlang_c(servers, offered)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_erlang_c_of_many_servers_is_still_a_number():
+    offered = np.array([1000.0, 2000.0, 2047.9])
+    found = np.asarray(waiting.erlang_c(2048, offered))
+    assert np.isfinite(found).all() and (np.diff(found) > 0).all() and 0 <= found[0] < 1e-12 and 0.9 < found[-1] < 1
+
+
+@given(loads, st.integers(1, 30))
+def test_one_server_of_many_is_mm1_and_approximations_meet_it(load, servers):
+    assert float(waiting.mmc_wait(1, load, 1.0)) == pytest.approx(float(waiting.mm1_wait(load, 1.0)), rel=1e-9)
+    assert float(waiting.mgc_wait(1, load, 1.0, 0.7)) == pytest.approx(
+        float(waiting.mg1_wait(load, 1.0, 0.7)), rel=1e-9
+    )
+    # In heavy traffic the approximation is close for any number of servers.
+    exact, near = (
+        float(f)
+        for f in (waiting.mmc_wait(servers, 0.95 * servers, 1.0), waiting.mgc_wait(servers, 0.95 * servers, 1.0, 1.0))
+    )
+    assert near == pytest.approx(exact, rel=0.05)
+
+
+def test_a_full_server_never_catches_up():
+    for wait in (
+        waiting.mm1_wait(1.0, 1.0), waiting.md1_wait(2.0, 1.0), waiting.mmc_wait(3, 3.0, 1.0),
+        waiting.mgc_wait(3.0, 4.0, 1.0, 1.0), waiting.mm1_latency(1.0, 1.0, 0.5),
+    ):  # fmt: skip
+        assert np.isinf(wait)
+    assert float(waiting.erlang_c(3, 5.0)) == 1
+
+
+@pytest.mark.parametrize("wait", [waiting.mm1_wait, waiting.md1_wait])
+def test_waits_grow_with_load_and_can_be_differentiated(wait):
+    rates = jnp.linspace(0.05, 0.95, 9)
+    assert (jnp.diff(jax.vmap(lambda r: wait(r, 1.0))(rates)) > 0).all()
+    assert jax.grad(wait)(0.5, 1.0) > 0 and np.isfinite(jax.grad(wait)(1.5, 1.0))
+    assert jax.jit(wait)(0.5, 1.0) == wait(0.5, 1.0)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 4))
+def test_the_longest_of_a_batch_is_that_of_all_batches(lengths, batch):
+    every = [max(drawn) for drawn in itertools.product(lengths, repeat=batch)]
+    assert float(waiting.longest(np.array(lengths, float), batch)) == pytest.approx(np.mean(every), rel=1e-12)
+
+
+def test_the_longest_of_known_laws():
+    places = (np.arange(200_000) + 0.5) / 200_000
+    exponential, harmonic = -np.log1p(-places), np.sum(1 / np.arange(1, 33))
+    assert float(waiting.longest(exponential, 32)) == pytest.approx(harmonic, rel=1e-3)
+    assert float(waiting.longest(places, 9)) == pytest.approx(0.9, rel=1e-4)
+    tokens = geom(0.01).ppf(places)
+    tail = 1 - (1 - 0.99 ** np.arange(20_000)) ** 16
+    assert float(waiting.longest(tokens, 16)) == pytest.approx(tail.sum(), rel=1e-3)
+    two = np.where(places < 0.75, 10.0, 80.0)
+    assert float(waiting.longest_of_two(10.0, 80.0, 0.25, 7)) == pytest.approx(float(waiting.longest(two, 7)), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: waiting.mg1_wait(-1.0, 1.0, 1.0), "mg1_wait.rate is -1"),
+        (lambda: waiting.mg1_wait(1.0, 0.0, 1.0), "mg1_wait.service is 0"),
+        (lambda: waiting.mm1_latency(1.0, 0.5, 1.5), "mm1_latency.share is 1.5"),
+        (lambda: waiting.erlang_c(2.5, 1.0), "erlang_c.servers is 2.5"),
+        (lambda: waiting.mgc_wait(0.5, 1.0, 1.0, 1.0), "mgc_wait.servers is 0.5"),
+        (lambda: waiting.longest(np.array([-1.0]), 2), "longest.lengths is -1"),
+        (lambda: waiting.longest_of_two(1.0, 2.0, 1.5, 2), "longest_of_two.share is 1.5"),
+    ],
+)
+def test_nonsense_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
