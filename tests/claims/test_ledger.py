@@ -18,7 +18,7 @@ KINDS = {"given", "derivable", "structural", "comparison", "opinion", "predictio
 WORKED_THROUGH = (
     "intro", "replicability", "architecture", "dataset", "parallelism", "training-cost", "moe-tradeoffs",
     "inference-tradeoffs", "inference-infrastructure", "inference-cost",
-    "speculative-decoding",
+    "continuous-batching", "speculative-decoding",
 )  # fmt: skip
 every_checked = pytest.mark.parametrize("key", sorted(CHECKED))
 
@@ -128,6 +128,8 @@ EXPECTED = {
     "moe.64_128": Verdict.CONFIRMED,
     "moe.generalise": Verdict.PARTLY,
     "moe.idle": Verdict.HOLDS,
+    "cb.latency": Verdict.HOLDS,
+    "cb.used": Verdict.NO_EVIDENCE,
     "sd.4": Verdict.CONDITIONAL,
     "sd.lossless": Verdict.CONDITIONAL,
     "sd.small_batch": Verdict.PARTLY,
