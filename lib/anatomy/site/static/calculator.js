@@ -91,23 +91,9 @@
     return inside.length > 1 ? inside : niceTicks(low, high, most);
   };
 
-  const draw = (box, {xs, ys, x, y, input, output, log}) => {
+  // An empty chart in a box: ticks, titles and scales. Each axis has low, high, log, label and unit.
+  const axes = (box, x, y, height) => {
     const width = box.clientWidth;
-    if (!width) return; // not shown yet
-    const height = 230;
-    const shown = xs.map((_, i) => i).filter((i) => Number.isFinite(ys[i]) && (!log || ys[i] > 0));
-    box.replaceChildren();
-    if (!shown.length) return;
-    const values = shown.map((i) => ys[i]);
-    let [bottom, top] = [Math.min(...values), Math.max(...values)];
-    if (!log) [bottom, top] = [Math.min(0, bottom), Math.max(0, top)];
-    if (bottom === top) [bottom, top] = log ? [bottom / 2, top * 2] : [0, 1];
-    let yTicks = (log ? logTicks : niceTicks)(bottom, top, 5);
-    if (!log) {
-      const step = yTicks[1] - yTicks[0]; // the axis ends at a tick
-      [bottom, top] = [Math.floor(bottom / step + 1e-9) * step, Math.ceil(top / step - 1e-9) * step];
-      yTicks = niceTicks(bottom, top, 6);
-    }
     const short = (ticks, unit) =>
       ticks.map((tick) => {
         const large = unit !== "s" && Math.max(...ticks.map(Math.abs)) >= 1e4; // then 1 k, not 1,000
@@ -118,16 +104,18 @@
       const shownUnit = unit.replace(/^bytes/, "B");
       return shownUnit ? `${label} (${shownUnit})` : label;
     };
-    const yLabels = short(yTicks, output.unit);
+    const ticks = ({low, high, log}, most) => (log ? logTicks : niceTicks)(low, high, most);
+    const yTicks = ticks(y, y.log ? 5 : 6);
+    const yLabels = short(yTicks, y.unit);
     const left = 12 + 7 * Math.max(...yLabels.map((text) => text.length));
     const right = width - 14;
     const [roof, floor] = [30, height - 44];
-    const scale = (low, high, from, to, powers) => {
-      const f = powers ? Math.log : Number;
+    const scale = ({low, high, log}, from, to) => {
+      const f = log ? Math.log : Number;
       return (value) => from + ((to - from) * (f(value) - f(low))) / (f(high) - f(low));
     };
-    const px = scale(input.low, input.high, left, right, input.log);
-    const py = scale(bottom, top, floor, roof, log);
+    const px = scale(x, left, right);
+    const py = scale(y, floor, roof);
 
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     const add = (tag, attributes, text) => {
@@ -135,26 +123,45 @@
       for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
       if (text !== undefined) element.textContent = text;
       svg.append(element);
+      return element;
     };
     svg.setAttribute("width", width);
     svg.setAttribute("height", height);
     svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", `Chart of ${title(output)} against ${title(input)}`);
+    svg.setAttribute("aria-label", `Chart of ${title(y)} against ${title(x)}`);
     yTicks.forEach((tick, i) => {
       const at = py(tick).toFixed(1);
       add("line", {class: "grid", x1: left, x2: right, y1: at, y2: at});
       add("text", {x: left - 6, y: at, dy: "0.35em", "text-anchor": "end"}, yLabels[i]);
     });
-    const xTicks = (input.log ? logTicks : niceTicks)(input.low, input.high, Math.max(2, Math.floor(width / 90)));
-    const xLabels = short(xTicks, input.unit);
+    const xTicks = ticks(x, Math.max(2, Math.floor(width / 90)));
+    const xLabels = short(xTicks, x.unit);
     xTicks.forEach((tick, i) => {
       const at = px(tick).toFixed(1);
       add("line", {class: "grid", x1: at, x2: at, y1: floor, y2: floor + 5});
       add("text", {x: at, y: floor + 18, "text-anchor": "middle"}, xLabels[i]);
     });
     add("line", {class: "axis", x1: left, x2: right, y1: floor, y2: floor});
-    add("text", {class: "title", x: 0, y: 13}, title(output));
-    add("text", {class: "title", x: right, y: height - 5, "text-anchor": "end"}, title(input));
+    add("text", {class: "title", x: 0, y: 13}, title(y));
+    add("text", {class: "title", x: right, y: height - 5, "text-anchor": "end"}, title(x));
+    box.replaceChildren(svg);
+    return {svg, add, px, py, left, right, roof, floor};
+  };
+
+  const drawCurve = (box, {xs, ys, x, y, input, output, log}) => {
+    if (!box.clientWidth) return; // not shown yet
+    const shown = xs.map((_, i) => i).filter((i) => Number.isFinite(ys[i]) && (!log || ys[i] > 0));
+    if (!shown.length) return box.replaceChildren();
+    const values = shown.map((i) => ys[i]);
+    let [low, high] = [Math.min(...values), Math.max(...values)];
+    if (!log) [low, high] = [Math.min(0, low), Math.max(0, high)];
+    if (low === high) [low, high] = log ? [low / 2, high * 2] : [0, 1];
+    if (!log) {
+      const [first, second] = niceTicks(low, high, 5); // the axis ends at a tick
+      const step = second - first;
+      [low, high] = [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step];
+    }
+    const {add, px, py, floor} = axes(box, input, {...output, low, high, log}, 230);
     const point = (i, j) => {
       const joined = j > 0 && shown[j - 1] === i - 1; // a gap where there is no value
       return `${joined ? "L" : "M"}${px(xs[i]).toFixed(1)} ${py(ys[i]).toFixed(1)}`;
@@ -164,26 +171,76 @@
       add("line", {class: "now", x1: px(x), x2: px(x), y1: py(y), y2: floor});
       add("circle", {class: "now", cx: px(x).toFixed(1), cy: py(y).toFixed(1), r: 5});
     }
-    box.append(svg);
+  };
+
+  const fill = (element) => {
+    const filled = (100 * (element.value - element.min)) / (element.max - element.min);
+    element.style.setProperty("--filled", `${filled}%`);
+  };
+
+  // The inputs of a live figure: `read` says what they are set to; `changed` is called when one moves or all are reset.
+  const controls = (root, inputs, changed) => {
+    const all = inputs.map((input) => {
+      const element = root.querySelector(`[data-input="${input.name}"]`);
+      if (input.options) return {input, element, first: element.selectedIndex};
+      return {input, element, first: Number(element.value), readout: element.parentNode.querySelector("output")};
+    });
+    const read = () => {
+      const values = {};
+      for (const {input, element, first, readout} of all) {
+        if (input.options) values[input.name] = input.options[element.selectedIndex].value;
+        else {
+          const value = sliderValue(input, Number(element.value), first, Number(element.max));
+          values[input.name] = value;
+          readout.textContent = quantity(value, input.unit, input.digits, true);
+          element.setAttribute("aria-valuetext", readout.textContent);
+          fill(element);
+        }
+      }
+      return values;
+    };
+    const reset = root.querySelector("button");
+    reset.hidden = false;
+    reset.addEventListener("click", () => {
+      for (const {input, element, first} of all)
+        if (input.options) element.selectedIndex = first;
+        else element.value = first;
+      changed("reset");
+    });
+    for (const {element} of all) element.addEventListener("input", () => changed());
+    root.addEventListener("keydown", (event) => {
+      // JupyterLab would take the keys that move a slider as its own, and a book may turn the page.
+      if (/^(Arrow|Home|End|Page|Enter| )/.test(event.key)) event.stopPropagation();
+    });
+    return {all, read};
+  };
+
+  const show = (root, outputs, results) => {
+    for (const {name, unit, digits} of outputs) {
+      const element = root.querySelector(`[data-output="${CSS.escape(name)}"]`);
+      const text = quantity(results[name], unit, digits);
+      if (element.textContent !== text) element.textContent = text; // only changes are read aloud
+    }
+  };
+
+  const onResize = (box, redraw) => {
+    if (!globalThis.ResizeObserver) return;
+    let width = box.clientWidth;
+    new ResizeObserver(() => {
+      if (box.clientWidth === width) return;
+      width = box.clientWidth;
+      redraw();
+    }).observe(box);
   };
 
   const attach = (root) => {
     root.dataset.ready = "";
     const spec = JSON.parse(root.querySelector(".anatomy-calculator-spec").textContent);
     const compute = new Function(`return ${spec.function}`)();
-    const controls = spec.inputs.map((input) => {
-      const element = root.querySelector(`[data-input="${input.name}"]`);
-      if (input.options) return {input, element, first: element.selectedIndex};
-      return {input, element, first: Number(element.value), readout: element.parentNode.querySelector("output")};
-    });
-    const read = ({input, element, first}) =>
-      input.options
-        ? input.options[element.selectedIndex].value
-        : sliderValue(input, Number(element.value), first, Number(element.max));
     const box = root.querySelector(".curve");
 
     const plot = (values) => {
-      const {input, element, first} = controls.find(({input}) => input.name === spec.curve.x);
+      const {input, element, first} = all.find(({input}) => input.name === spec.curve.x);
       const output = spec.outputs.find(({name}) => name === spec.curve.y);
       const at = (x) => Number(compute({...values, [input.name]: x})[output.name]);
       const [low, high, step] = [Number(element.min), Number(element.max), Number(element.step)];
@@ -192,54 +249,21 @@
       for (let tick = low; tick < high - stride / 2; tick += stride) xs.push(sliderValue(input, tick, first, high));
       xs.push(input.high);
       const x = values[input.name];
-      draw(box, {xs, ys: xs.map(at), x, y: at(x), input, output, log: spec.curve.log});
+      drawCurve(box, {xs, ys: xs.map(at), x, y: at(x), input, output, log: spec.curve.log});
     };
 
     const update = () => {
-      const values = {};
-      for (const control of controls) {
-        const {input, element, readout} = control;
-        const value = (values[input.name] = read(control));
-        if (!readout) continue;
-        readout.textContent = quantity(value, input.unit, input.digits, true);
-        element.setAttribute("aria-valuetext", readout.textContent);
-        const filled = (100 * (element.value - element.min)) / (element.max - element.min);
-        element.style.setProperty("--filled", `${filled}%`);
-      }
-      const results = compute(values);
-      for (const {name, unit, digits} of spec.outputs) {
-        const element = root.querySelector(`[data-output="${CSS.escape(name)}"]`);
-        const text = quantity(results[name], unit, digits);
-        if (element.textContent !== text) element.textContent = text; // only changes are read aloud
-      }
+      const values = read();
+      show(root, spec.outputs, compute(values));
       if (box) plot(values);
     };
 
-    const reset = root.querySelector("button");
-    reset.hidden = false;
-    reset.addEventListener("click", () => {
-      for (const {input, element, first} of controls)
-        if (input.options) element.selectedIndex = first;
-        else element.value = first;
-      update();
-    });
-    for (const {element} of controls) element.addEventListener("input", update);
-    root.addEventListener("keydown", (event) => {
-      // JupyterLab would take the keys that move a slider as its own, and a book may turn the page.
-      if (/^(Arrow|Home|End|Page|Enter| )/.test(event.key)) event.stopPropagation();
-    });
+    const {all, read} = controls(root, spec.inputs, update);
     update();
-    if (box && globalThis.ResizeObserver) {
-      let width = box.clientWidth;
-      new ResizeObserver(() => {
-        if (box.clientWidth === width) return;
-        width = box.clientWidth;
-        update();
-      }).observe(box);
-    }
+    if (box) onResize(box, update);
   };
 
   const start = () => document.querySelectorAll(".anatomy-calculator:not([data-ready])").forEach(attach);
-  globalThis.anatomyCalculator = {version, quantity, sliderValue, start};
+  globalThis.anatomyCalculator = {version, quantity, sliderValue, axes, fill, controls, show, onResize, start};
   if (typeof document !== "undefined") start();
 })();
