@@ -1,0 +1,1 @@
+"""Decoding: caches, sampling, generation and the serving engine."""
