@@ -49,15 +49,18 @@ class Rows:
     ) -> Self:
         """With keys and values of a layer at these places of these rows (None: all); a place beyond N is nowhere."""
         row = jnp.arange(len(places)) if rows is None else rows
-        return _replaced(
-            self, layer, lambda old, new: old.at[row[:, None], places].set(new, mode="drop"), key, value
-        )
+        return _replaced(self, layer, lambda old, new: old.at[row[:, None], places].set(new, mode="drop"), key, value)
+
+    def block(self, size: int) -> int:
+        """Places of a block of about this size that `window` can read."""
+        return min(size, self.room)
 
     def window(
-        self, layer: int, rows: Int[Array, "R"] | None, size: int
+        self, layer: int, rows: Int[Array, "R"] | None, first: Int[Array, ""], size: int
     ) -> tuple[Float[Array, "R n K C"], Float[Array, "R n K C"]]:
-        """Keys and values of the first `size` places of these rows."""
-        return tuple(a[layer][:, :size] if rows is None else a[layer][rows, :size] for a in (self.key, self.value))
+        """Keys and values of these rows at `size` places from the first."""
+        cut = lambda a: jax.lax.dynamic_slice_in_dim(a, first, size, axis=1)  # noqa: E731
+        return tuple(cut(a[layer]) if rows is None else cut(a[layer])[rows] for a in (self.key, self.value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,15 +91,18 @@ class Pages:
         page = jnp.where(places < self.room, page, count)  # one past the end is nowhere
         return _replaced(self, layer, lambda old, new: old.at[page, places % size].set(new, mode="drop"), key, value)
 
+    def block(self, size: int) -> int:
+        """As `Rows.block`: whole pages."""
+        return min(max(size // self.key[0].shape[1], 1), self.table.shape[1]) * self.key[0].shape[1]
+
     def window(
-        self, layer: int, rows: Int[Array, "R"] | None, size: int
+        self, layer: int, rows: Int[Array, "R"] | None, first: Int[Array, ""], size: int
     ) -> tuple[Float[Array, "R n K C"], Float[Array, "R n K C"]]:
-        """As `Rows.window`, gathered page by page."""
-        pages = -(-size // self.key[0].shape[1])
-        table = self.table[:, :pages] if rows is None else self.table[rows, :pages]
-        return tuple(
-            a[layer][table].reshape(len(table), -1, *a[layer].shape[2:])[:, :size] for a in (self.key, self.value)
-        )
+        """As `Rows.window`, gathered page by page; both numbers are whole pages."""
+        page = self.key[0].shape[1]
+        table = jax.lax.dynamic_slice_in_dim(self.table, first // page, size // page, axis=1)
+        table = table if rows is None else table[rows]
+        return tuple(a[layer][table].reshape(len(table), size, *a[layer].shape[2:]) for a in (self.key, self.value))
 
 
 Cache = Rows | Pages

@@ -3,7 +3,6 @@
 Axes as in `cache`: B sequences, S tokens of the longest prompt; A tokens that are added at most.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple

@@ -65,7 +65,10 @@ def sampling(
     # As NumPy: nothing is computed on a device for what is only put there.
     put = lambda value, kind: np.broadcast_to(np.asarray(value).astype(kind), shape)  # noqa: E731
     return Sampling(
-        put(temperature, np.float32), put(np.minimum(top_k, ALL), np.int32), put(top_p, np.float32), put(seed, np.uint32)
+        put(temperature, np.float32),
+        put(np.minimum(top_k, ALL), np.int32),
+        put(top_p, np.float32),
+        put(seed, np.uint32),
     )
 
 

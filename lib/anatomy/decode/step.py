@@ -4,15 +4,14 @@ One function, `extend`, is prefill by chunks, the decode step, and the check of 
 first `count` are there, from 0 to S of them. What is not there is padding: it writes to no cache, goes to no expert
 and reads none, and no other token sees it. So shapes stay fixed while sequences come and go.
 
-Only exact dispatches may serve (`sender`). The answer for a sequence then depends on its own tokens alone: bit for bit
-where each choice is computed on its own (`one_by_one`) or all are (`all_experts`); within rounding by `in_buckets`,
-for a product of two rows is added up in another order than that of one.
+Only exact dispatches may serve (`sender`). The answer for a sequence then depends on its own tokens alone: at equal
+shapes bit for bit where each choice is computed on its own (`one_by_one`) or all are (`all_experts`); within rounding
+by the others, for a product of two rows may be added up in another order than that of one.
 
 Axes as in `cache`; S new tokens of a row, n places that a pass looks at.
 """
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +19,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from anatomy.decode.cache import Cache
 from anatomy.model import Block, Config, Weights, dispatch, routing
-from anatomy.model.dispatch import Dispatch
+from anatomy.model.dispatch import Dispatch, Experts, each_expert
 from anatomy.model.routing import Choices
-from anatomy.model.transformer import attend, rms_norm, rotate
+from anatomy.model.transformer import rms_norm, rotate
 
-SMALLEST_WINDOW = 64
+BLOCK = 128  # places of the cache that attention reads at once
 
 
 def sender(name: str | None, phase: str, tokens: int) -> Dispatch:
@@ -33,19 +32,16 @@ def sender(name: str | None, phase: str, tokens: int) -> Dispatch:
     Raises:
         ValueError: it may drop tokens, or there is none of this name.
     """
-    if name is None:
-        return dispatch.of_phase(phase, tokens)
-    if name not in dispatch.EXACT:
+    if name is not None and name not in dispatch.EXACT:
         raise ValueError(f"dispatch is {name!r}; allowed: {', '.join(sorted(dispatch.EXACT))}, which drop no token")
-    return dispatch.DISPATCHES[name]
+    send = dispatch.of_phase(phase, tokens) if name is None else dispatch.DISPATCHES[name]
+    return one_by_one if send is dispatch.one_by_one else send
 
 
-def windows(room: int) -> list[int]:
-    """Places that a pass may look at: powers of two, and all."""
-    sizes = [SMALLEST_WINDOW]
-    while 2 * sizes[-1] < room:
-        sizes.append(2 * sizes[-1])
-    return [size for size in sizes if size < room] + [room]
+def one_by_one(x: Float[Array, "T D"], choices: Choices, experts: Experts | tuple[Experts, ...]) -> tuple:
+    """`dispatch.one_by_one`, in which the expert that does not exist is empty, or the last one would be read for it."""
+    none = jnp.zeros((x.shape[1], 0), x.dtype)
+    return dispatch.one_by_one(x, choices, (*each_expert(experts), Experts(none, none, none.T)))
 
 
 def extend(
@@ -77,12 +73,10 @@ def extend(
     there = index < count[:, None]
     positions = start[:, None] + index
     places = jnp.where(there, positions, cache.room)
-    sizes = windows(cache.room)
-    # Rows that have no new token may be as long as they want.
-    which = jnp.searchsorted(jnp.array(sizes), jnp.max(jnp.where(count > 0, start + count, 0)))
+    longest = jnp.max(jnp.where(count > 0, start + count, 0))  # rows that have no new token may be as long as they want
     x = weights.embedding[tokens]
     for number, block in enumerate(weights.blocks):
-        x, cache = layer(config, block, number, x, tokens, positions, there, places, cache, rows, sizes, which, send)
+        x, cache = layer(config, block, number, x, tokens, positions, there, places, cache, rows, longest, send)
     grown = cache.length + count if rows is None else cache.length.at[rows].add(count)
     return x, dataclasses.replace(cache, length=grown)
 
@@ -98,11 +92,10 @@ def layer(
     places: Int[Array, "R S"],
     cache: Cache,
     rows: Int[Array, "R"] | None,
-    sizes: list[int],
-    which: Int[Array, ""],
+    longest: Int[Array, ""],
     send: Dispatch,
 ) -> tuple[Float[Array, "R S D"], Cache]:
-    """`model.block` for serving: keys and values go into a cache of any kind, of which only a window is read.
+    """`model.block` for serving: keys and values go into a cache of any kind.
 
     Args:
         config: of the model.
@@ -115,8 +108,7 @@ def layer(
         places: where their keys and values go.
         cache: of all layers.
         rows: of the cache that this is about.
-        sizes: of the windows.
-        which: the smallest window that holds all rows.
+        longest: places of the cache that any of the rows looks at.
         send: an exact dispatch.
     """
     heads = lambda y: y.reshape(*y.shape[:2], -1, config.head_dim)  # noqa: E731
@@ -125,14 +117,46 @@ def layer(
     key, value = rotate(heads(y @ weights.key), positions, config), heads(y @ weights.value)
     cache = cache.written(number, rows, places, key, value)
 
-    def look(size: int) -> Float[Array, "R S HC"]:
-        return attend(query, *cache.window(number, rows, size), positions)
-
-    x = x + jax.lax.switch(which, [partial(look, size) for size in sizes]) @ weights.output
+    x = x + look(query, cache, number, rows, positions, longest) @ weights.output
     y = rms_norm(x, weights.experts_norm, config.norm_epsilon).reshape(-1, x.shape[-1])
     choices = routing.route(config, y @ weights.router, tokens.reshape(-1)).choices
     mixed, _ = send(y, only(choices, there.reshape(-1), config.experts), weights.experts)
     return x + mixed.reshape(x.shape), cache
+
+
+def look(
+    query: Float[Array, "R S H C"],
+    cache: Cache,
+    number: int,
+    rows: Int[Array, "R"] | None,
+    positions: Int[Array, "R S"],
+    longest: Int[Array, ""],
+) -> Float[Array, "R S HC"]:
+    """`model.attend` to a cache, block by block, with the softmax kept up to date (dao2022flashattention).
+
+    Only blocks up to the longest row are read. Those past the end of a shorter row add exact zeros to its sums, so that
+    it does not matter, to the last bit, how long its neighbours are.
+    """
+    (r, s, h, c), k, size = query.shape, cache.key[0].shape[-2], cache.block(BLOCK)
+    query = query.reshape(r, s, k, h // k, c).transpose(0, 2, 3, 1, 4).reshape(r, k, -1, c)
+    positions = jnp.tile(positions, (1, h // k))[:, None, :, None]
+
+    def add(index: Array, at: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        highest, total, mixed = at
+        first = jnp.minimum(index * size, cache.room - size)  # the last block may overlap the one before
+        key, value = cache.window(number, rows, first, size)
+        place = first + jnp.arange(size, dtype=jnp.int32)
+        seen = (place >= index * size) & (place <= positions)
+        scores = jnp.where(seen, query @ key.transpose(0, 2, 3, 1) * c**-0.5, -1e30)
+        higher = jnp.maximum(highest, scores.max(-1, keepdims=True))
+        before, weight = jnp.exp(highest - higher), jnp.exp(scores - higher)
+        total = total * before + weight.sum(-1, keepdims=True)
+        return higher, total, mixed * before + weight @ value.transpose(0, 2, 1, 3)
+
+    start = jnp.full((*query.shape[:-1], 1), -1e30, query.dtype), jnp.zeros((*query.shape[:-1], 1), query.dtype)
+    _, total, mixed = jax.lax.fori_loop(0, -(-longest // size), add, (*start, jnp.zeros_like(query)))
+    mixed = (mixed / jnp.maximum(total, 1e-30)).reshape(r, k, h // k, s, c)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(r, s, -1)
 
 
 def only(choices: Choices, there: Bool[Array, "T"], experts: int) -> Choices:
