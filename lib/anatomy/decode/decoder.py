@@ -84,13 +84,13 @@ class Plain:
         """A cache of rows or of pages."""
         return empty_cache(self.config, slots, limits)
 
-    def read(self, state, table, length, rows, tokens, count, how):  # noqa: ANN001, ANN201
-        """As `Decoder.read`."""
+    def read(self, state, table, length, rows, tokens, count, how):
+        """As the protocol says."""
         send = sender(self.send, "prefill", tokens.size)
         return _pass(self.config, send, self.weights, placed(state, table, length), tokens, count, rows, how)
 
-    def make(self, state, table, length, token, going, how):  # noqa: ANN001, ANN201
-        """As `Decoder.make`."""
+    def make(self, state, table, length, token, going, how):
+        """As the protocol says."""
         send = sender(self.send, "decode", token.size)
         cache = placed(state, table, length)
         made, cache = _pass(self.config, send, self.weights, cache, token[:, None], going, None, how)

@@ -208,6 +208,8 @@ class Engine:
         made, first = jax.device_get((made, first))  # not before both are under way
         self.clock.worked(work)
         now, changed = self.clock.now(), []
+        going, unread = sum(not a.over for a in making), sum(a.state == "reading" for a in mine)
+        self.steps.append(Step(start, now - start, going, len(making), sum(count), unread, len(mine)))
         for answer in making:
             if not answer.over:
                 tokens = made[0][answer.slot, : made[1][answer.slot]]
@@ -223,11 +225,6 @@ class Engine:
                 self._token[answer.slot] = token
                 answer.add([token], now)
                 changed.append(answer)
-        if self.steps.maxlen:
-            going = sum(not a.over for a in making)
-            self.steps.append(
-                Step(start, now - start, going, len(making), sum(count), sum(a.state == "reading" for a in mine), len(mine))
-            )
         self._settle([a for a in changed if a.over])
         return changed
 

@@ -43,7 +43,8 @@ class Journal:
             try:
                 self._note(json.loads(line))
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{path.name}, line {number}, is {line[:60]!r}; allowed: a request or its end") from error
+                allowed = "a request, or the end of one before it"
+                raise ValueError(f"{path.name}, line {number}, is {line[:60]!r}; allowed: {allowed}") from error
         self._file.truncate(whole)
 
     def _note(self, line: dict[str, Any]) -> None:
@@ -61,9 +62,7 @@ class Journal:
 
     def over(self, answers: Iterable[Answer]) -> None:
         """Note that these are finished or cancelled."""
-        self._write(
-            {"over": a.request.name, "tokens": a.made if a.state == "finished" else None} for a in answers
-        )
+        self._write({"over": a.request.name, "tokens": a.made if a.state == "finished" else None} for a in answers)
 
     def _write(self, lines: Iterable[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line) + "\n" for line in lines)

@@ -15,6 +15,7 @@ class Refused(ValueError):
     """A request that the engine cannot or will not take; the message names the field, its value and what is allowed."""
 
     def __init__(self, name: str, value: Any, allowed: str) -> None:
+        """Of a field of `Request`, its value and what is allowed."""
         super().__init__(f"Request.{name} is {value!r}; allowed: {allowed}")
         self.name, self.value, self.allowed = name, value, allowed
 
