@@ -217,7 +217,7 @@ class Engine:
                 self._token[answer.slot] = tokens[-1]
                 answer.add(tokens, now)
                 changed.append(answer)
-        for answer, read, token in zip(reading, count, first, strict=True):
+        for answer, read, token in zip(reading, count, first, strict=False):
             answer.read += read
             self._length[answer.slot] += read
             if answer.read == len(answer.request.prompt):
