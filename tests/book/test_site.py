@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 CHAPTERS_SO_FAR = [
     "index", "replicability", "architecture", "dataset", "parallelism", "training-cost", "moe-tradeoffs",
     "inference-tradeoffs", "inference-infrastructure", "inference-cost",
-    "continuous-batching", "speculative-decoding",
+    "multi-query-attention", "continuous-batching", "speculative-decoding",
 ]  # fmt: skip
 SLUGS = [*CHAPTERS_SO_FAR, "small-model", "claims", "validation", "reproducibility", "api", "how-to-cite", "references"]
 

@@ -18,7 +18,7 @@ KINDS = {"given", "derivable", "structural", "comparison", "opinion", "predictio
 WORKED_THROUGH = (
     "intro", "replicability", "architecture", "dataset", "parallelism", "training-cost", "moe-tradeoffs",
     "inference-tradeoffs", "inference-infrastructure", "inference-cost",
-    "continuous-batching", "speculative-decoding",
+    "multi-query-attention", "continuous-batching", "speculative-decoding",
 )  # fmt: skip
 every_checked = pytest.mark.parametrize("key", sorted(CHECKED))
 
