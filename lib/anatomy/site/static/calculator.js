@@ -81,13 +81,13 @@
   };
 
   const logTicks = (low, high, most) => {
-    const decades = Math.log10(high / low);
-    const skip = Math.max(1, Math.ceil(decades / most));
-    const within = decades * 3 <= most ? [1, 2, 5] : [1];
+    const within = Math.log10(high / low) * 3 <= most ? [1, 2, 5] : [1];
     const ticks = [];
-    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += skip)
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
       ticks.push(...within.map((m) => Number((m * 10 ** power).toPrecision(12))));
-    const inside = ticks.filter((tick) => tick >= low * 0.999999 && tick <= high * 1.000001);
+    const fit = ticks.filter((tick) => tick >= low * 0.999999 && tick <= high * 1.000001);
+    const skip = within.length > 1 ? 1 : Math.max(1, Math.ceil(fit.length / most));
+    const inside = fit.filter((_, i) => i % skip === 0);
     return inside.length > 1 ? inside : niceTicks(low, high, most);
   };
 
