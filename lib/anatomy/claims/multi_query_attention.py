@@ -92,7 +92,7 @@ def long_context(claim: Claim) -> Finding:
     each = SERVING.tensor * SERVING.pipeline
     held = float(memory(model(), SERVING, each, LONG).total)
     batches = [room(model(), plan, context=LONG) for plan in (SERVING, INT8, BY_HEADS)]
-    dear = [price(n, LONG, plan) for n, plan in zip(batches, (SERVING, INT8, BY_HEADS), strict=True)]
+    dear = [price(max(n, 1.0), LONG, plan) for n, plan in zip(batches, (SERVING, INT8, BY_HEADS), strict=True)]
     sold = record("api_prices")["gpt4_32k"]["out"] * 1e3
     return decide(
         claim,
