@@ -18,7 +18,7 @@ KINDS = {"given", "derivable", "structural", "comparison", "opinion", "predictio
 WORKED_THROUGH = (
     "intro", "replicability", "architecture", "dataset", "parallelism", "training-cost", "moe-tradeoffs",
     "inference-tradeoffs", "inference-infrastructure", "inference-cost",
-    "continuous-batching", "speculative-decoding",
+    "multi-query-attention", "continuous-batching", "speculative-decoding",
 )  # fmt: skip
 every_checked = pytest.mark.parametrize("key", sorted(CHECKED))
 
@@ -128,6 +128,10 @@ EXPECTED = {
     "moe.64_128": Verdict.CONFIRMED,
     "moe.generalise": Verdict.PARTLY,
     "moe.idle": Verdict.HOLDS,
+    "mqa.32k_no": Verdict.OFF,
+    "mqa.8k_cap": Verdict.HOLDS,
+    "mqa.one_head": Verdict.LOST,
+    "mqa.used": Verdict.NO_EVIDENCE,
     "cb.latency": Verdict.HOLDS,
     "cb.used": Verdict.NO_EVIDENCE,
     "sd.4": Verdict.CONDITIONAL,

@@ -76,8 +76,8 @@ def latency(claim: Claim) -> Finding:
         f"With answers of 300 tokens on average and some of {LONGEST:,.0f}, the article's cluster with {SLOTS} slots "
         f"serves {most:.2f} requests a second with continuous batching and {most_static:.2f} with static, so the same "
         f"rent serves {most / most_static:.1f} times as many. At {CALM:g} a second, which both can serve, the slowest "
-        f"hundredth wait {late:,.0f} s for their whole answer and {late_static:,.0f} s. What is bounded is the wait for "
-        "others; a long answer takes long either way, and above saturation the queue grows without bound.",
+        f"hundredth wait {late:,.0f} s for their whole answer and {late_static:,.0f} s. What is bounded is the wait "
+        "for others; a long answer takes long either way, and above saturation the queue grows without bound.",
         value=most / most_static,
         unit="times the requests",
         evidence=Evidence.COST_MODEL,

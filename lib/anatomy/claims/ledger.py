@@ -45,6 +45,7 @@ CHECKED = (  # sections that have modules of checks
     "inference-tradeoffs",
     "inference-infrastructure",
     "inference-cost",
+    "multi-query-attention",
     "continuous-batching",
     "speculative-decoding",
 )

@@ -1,11 +1,13 @@
-"""What the book needs to be read, rerun and cited: calculators, figures and tables for its pages.
+"""What the book needs to be read, rerun and cited: calculators, frontiers, figures and tables for its pages.
 
 The Sphinx extension, `anatomy.site.extension`, is loaded by Sphinx alone.
 """
 
 from anatomy.site import figures
-from anatomy.site.calculator import Choice, Curve, Output, Slider, calculator
+from anatomy.site.calculator import Curve, calculator
+from anatomy.site.controls import Choice, Output, Slider
+from anatomy.site.frontier import frontier
 from anatomy.site.tables import table
 from anatomy.site.values import glue
 
-__all__ = ["Choice", "Curve", "Output", "Slider", "calculator", "figures", "glue", "table"]
+__all__ = ["Choice", "Curve", "Output", "Slider", "calculator", "figures", "frontier", "glue", "table"]

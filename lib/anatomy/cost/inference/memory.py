@@ -85,7 +85,7 @@ def memory(
     # Gathered weights: a chip has its share of the tokens, and all weights of the layer that it is at.
     gathered = jnp.asarray(plan.gathered) > 0
     alone = plan.replace(tensor=1.0, rows=1.0)
-    whole = plan.weight_bytes * layer_weights(model, alone, model.experts, 1.0)
+    whole = plan.weight_bytes * layer_weights(model, alone, model.experts)
     passing = jnp.where(
         gathered,
         activation_values(model, alone, each * tokens / plan.tensor),

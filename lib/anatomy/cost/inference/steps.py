@@ -150,8 +150,9 @@ def decode(
         sequences: in flight, of one replica.
         context: tokens that each holds in the cache.
         tokens: of each sequence that pass at once; a block that is verified has several.
-        touched: experts of a layer that some token of a step visits; by default those of even and independent choices.
-        imbalance: work of the fullest expert way over the mean.
+        touched: experts of a layer that some token of a step visits, e times those of the way that has most of them; by
+            default those of even and independent choices.
+        imbalance: tokens of the fullest expert way over the mean (`loads.slowest_way` gives both).
 
     Raises:
         TypeError, ValueError: a number is not finite and above 0, or imbalance is below 1.
@@ -219,7 +220,7 @@ def through_stages(
         sequences: of the micro-batch.
         predicted: tokens whose logits are needed.
         touched: experts of a layer that are read, over all expert ways.
-        imbalance: work of the fullest expert way over the mean.
+        imbalance: tokens of the fullest expert way over the mean.
     """
     share = constants.efficiency
     net = derate(cluster, share)
@@ -236,15 +237,15 @@ def through_stages(
     score_ways = jnp.where(by_sequence, plan.sequence_ways(sequences), plan.tensor)
 
     # One layer.
-    read = plan.weight_bytes * layer_weights(model, split, touched, imbalance) / bandwidth
+    read = plan.weight_bytes * layer_weights(model, split, touched) / bandwidth
     products = layer_products(model, split, rows, touched, imbalance, peak, share)
     scores = n * attended * model.attention.score_flop() / score_ways / (peak * share.matmul)
     cache = layer_cache(model, plan, cached, n, sequences) / bandwidth
     moved = 2 * plan.activation_bytes * activation_values(model, split, rows)
     moved = moved + (1 - plan.fused_attention) * SCORE * n * attended * model.attention.heads / score_ways
-    whole = plan.weight_bytes * layer_weights(model, plan.replace(tensor=1.0, rows=1.0), model.experts, 1.0)
+    whole = plan.weight_bytes * layer_weights(model, plan.replace(tensor=1.0, rows=1.0), model.experts)
     sent = tensor_exchange(model, plan, n, net, whole)
-    routed = expert_exchange(model, plan, n, net)
+    routed = expert_exchange(model, plan, n * imbalance, net)
     starts = (KERNELS + sent.count + routed.count) * constants.kernel
     starts = starts + (sent.hops + routed.hops) * constants.hop
     starts = starts + (sent.network_hops + routed.network_hops) * constants.network_hop
@@ -276,14 +277,14 @@ def slowest_stage(model: Architecture, plan: Serving, layer: Scalar, logits: Sca
     return jnp.where(jnp.asarray(plan.has_head) > 0, jnp.maximum(full, head), full + logits)
 
 
-def layer_weights(model: Architecture, plan: Serving, touched: Scalar, imbalance: Scalar) -> Scalar:
+def layer_weights(model: Architecture, plan: Serving, touched: Scalar) -> Scalar:
     """Weights that a chip reads in an average layer: attention, what all tokens pass, and the experts touched.
 
     Experts that no token visits are not read. Key and value heads that are fewer than tensor ways are copied.
     """
     parts = model.parameters
     shared = (parts.attention + parts.dense_mlp + parts.router + parts.norms) / model.layers
-    experts = parts.experts / model.layers * touched / model.experts / plan.expert * imbalance
+    experts = parts.experts / model.layers * touched / model.experts / plan.expert
     return (shared + experts) / plan.tensor + model.attention.copied_weights(model.d_model, plan.columns) / plan.rows
 
 
@@ -310,8 +311,8 @@ def layer_products(
         return matmul_seconds(tokens, inner, d, peak, share) + matmul_seconds(tokens, d, width / y, peak, share)
 
     routed = model.is_routed
-    each = n * plan.expert * model.top_k / touched  # tokens of an expert that is touched
-    experts = routed * touched / plan.expert * imbalance * mlp(each, model.d_ff)
+    each = n * plan.expert * model.top_k / touched * imbalance  # tokens of an expert that is touched
+    experts = routed * touched / plan.expert * mlp(each, model.d_ff)
     always = (1 - routed + model.shared_experts) * mlp(n, model.d_ff)
     router = routed * matmul_seconds(n, model.experts, model.d_model, peak, share) / plan.tensor
     dense = mlp(n, model.dense_d_ff)

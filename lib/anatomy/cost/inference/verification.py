@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from anatomy.cost.inference.speculation import expected_tokens
 from anatomy.cost.inference.steps import Overheads, decode
+from anatomy.cost.occupancy import copying
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, number, spec
 
@@ -39,10 +40,7 @@ def touched_by_blocks(blocks: Scalar, block: Scalar, experts: Scalar, top_k: Sca
     """
     check_arguments("touched_by_blocks", AT_LEAST_ZERO, blocks=blocks, block=block)
     check_arguments("touched_by_blocks", UP_TO_ONE, alike=alike)
-    p, follow = top_k / experts, jnp.sqrt(alike)
-    own = (1 - follow) * (1 - p)
-    miss = p * own**block + (1 - p) * (follow + own) ** block
-    return experts * (1 - miss**blocks)
+    return experts * (1 - copying(1 - top_k / experts, alike, block) ** blocks)
 
 
 @spec

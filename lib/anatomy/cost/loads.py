@@ -1,0 +1,128 @@
+"""Tokens of each expert in a step, sampled: even, skewed and correlated routing, and the slowest expert way.
+
+The model is that of `occupancy`; a key gives the same sample on every machine.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from anatomy.cost.occupancy import CORRELATION, WHOLE, taking
+from anatomy.specs import Scalar
+from anatomy.specs.base import AT_LEAST_ZERO, check_arguments
+
+
+def sample_loads(
+    key: Key[Array, ""],
+    tokens: int,
+    weights: Float[Array, "E"],
+    top_k: int,
+    alike: Scalar = 0.0,
+    group: int = 1,
+    steps: int = 1,
+) -> Float[Array, "steps E"]:
+    """Tokens that visit each expert, for a number of independent steps (or layers).
+
+    Tokens that choose for themselves are dealt expert by expert, with binomial draws as many as experts and not as
+    tokens; groups have a leader whose experts are drawn, and followers that are counted.
+
+    Args:
+        key: of the draws.
+        tokens: n, whole groups of them.
+        weights: w_e; equal ones for even routing.
+        top_k: k.
+        alike: rho, the correlation between the choices of a group.
+        group: m, its tokens.
+        steps: samples.
+
+    Raises:
+        TypeError, ValueError: a number is not what is allowed, or group does not divide tokens.
+    """
+    check_arguments("sample_loads", WHOLE, tokens=tokens, top_k=top_k, group=group, steps=steps)
+    check_arguments("sample_loads", CORRELATION, alike=alike)
+    check_arguments("sample_loads", AT_LEAST_ZERO, weights=weights)
+    if tokens % group:
+        raise ValueError(f"sample_loads.group is {group}; allowed: a divisor of tokens ({tokens})")
+    return _sample(key, jnp.asarray(weights, float), jnp.asarray(alike, float), tokens, top_k, group, steps)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _sample(
+    key: Key[Array, ""],
+    weights: Float[Array, "E"],
+    alike: Float[Array, ""],
+    tokens: int,
+    top_k: int,
+    group: int,
+    steps: int,
+) -> Float[Array, "steps E"]:
+    followers, leaders, own = jax.random.split(key, 3)
+    groups = tokens // group
+    chances = taking(weights, top_k)
+    if group == 1:  # nobody to be alike
+        return deal(own, jnp.full(steps, float(tokens)), chances)
+    follow = jax.random.binomial(followers, float(group), jnp.sqrt(alike), (steps, groups))
+    led = deal(leaders, jnp.ones((steps, groups)), chances, draw=_coins)
+    return jnp.einsum("sg,sge->se", follow, led) + deal(own, tokens - follow.sum(1), chances)
+
+
+def _coins(key: Key[Array, ""], tokens: Float[Array, "..."], chance: Scalar) -> Float[Array, "..."]:
+    """Binomial draws of none or one token, which is cheaper."""
+    return tokens * jax.random.bernoulli(key, chance, tokens.shape)
+
+
+def deal(
+    key: Key[Array, ""],
+    tokens: Float[Array, "..."],
+    chances: Float[Array, "E k"],
+    draw: Callable[..., Float[Array, "..."]] = jax.random.binomial,
+) -> Float[Array, "... E"]:
+    """Tokens of each expert, of so many independent ones.
+
+    Args:
+        key: of the draws.
+        tokens: n, of each sample.
+        chances: as `occupancy.taking` returns them.
+        draw: binomial numbers of a key, so many tokens, and a chance.
+    """
+    top_k = chances.shape[1]
+    need = jnp.zeros((*tokens.shape, top_k)).at[..., -1].set(tokens)  # tokens that need 1, ... k experts more
+
+    def turn(need: Array, of_expert: tuple[Array, Array]) -> tuple[Array, Array]:
+        key, chance = of_expert
+        took = draw(key, need, jnp.broadcast_to(chance, need.shape))
+        took = jnp.where(chance >= 1, need, took)
+        fewer = jnp.concatenate([took[..., 1:], jnp.zeros_like(took[..., :1])], -1)
+        return need - took + fewer, took.sum(-1)
+
+    _, loads = jax.lax.scan(turn, need, (jax.random.split(key, len(chances)), chances))
+    return jnp.moveaxis(loads, 0, -1)
+
+
+class Ways(NamedTuple):
+    """What expert ways have to do; each the larger of what the ways have, so that `decode` waits for it."""
+
+    touched: Float[Array, "..."]  # experts of a layer, as if all ways had as many to read as the one with most
+    imbalance: Float[Array, "..."]  # tokens of the fullest way over the mean
+
+
+def slowest_way(loads: Float[Array, "... E"], ways: int = 1) -> Ways:
+    """What the slowest of the expert ways has to read and to compute, for `inference.steps.decode`.
+
+    Args:
+        loads: tokens of each expert, as sampled or as counted.
+        ways: e, over which experts are split in their order, E / e to each.
+
+    Raises:
+        ValueError: ways do not divide the experts.
+    """
+    experts = loads.shape[-1]
+    if ways < 1 or experts % ways:
+        raise ValueError(f"slowest_way.ways is {ways}; allowed: a divisor of the experts ({experts})")
+    each = jnp.asarray(loads, float).reshape(*loads.shape[:-1], ways, experts // ways)
+    tokens = each.sum(-1)
+    return Ways(ways * (each > 0).sum(-1).max(-1), tokens.max(-1) / tokens.mean(-1))

@@ -1,0 +1,324 @@
+"""How many experts some token visits, and how many tokens visit an expert: whole distributions, exact.
+
+Symbols: n tokens, E experts, k different ones for each token; p_e the chance that a token visits expert e, so that
+these add up to k; q(B) the chance that nobody leaves a set B of experts.
+
+**Popularity.** A token's experts are the set S with the chance
+
+    P(S) = prod over e in S of w_e / e_k(w),
+
+e_k being the sum of such products over all sets of k: of all laws with these p_e the one of most entropy. Equal
+weights are even routing.
+
+**Alike.** Tokens come in groups of m. Each follows the hidden leader of its group with chance f = sqrt(rho), and
+chooses for itself otherwise, so that two of a group choose with the correlation rho (`copying`).
+Groups are independent.
+
+Sources: chen1994weighted for the law of sets; kish1965survey for what rho does to a spread. What follows from the two
+is derived in place.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
+from jaxtyping import Array, Float
+from scipy.special import comb
+from scipy.stats import binom
+
+from anatomy.specs import Scalar
+from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments
+
+WHOLE = between(1.0, whole=True)
+CORRELATION = between(high=1.0)
+SUBSETS_OF = 20  # experts whose subsets, 2^20, are still few
+STAYS = 32  # tokens for which `fullest_exactly` is quick with two choices
+
+Nobody = Callable[[Scalar, Scalar, Scalar], Scalar]
+
+
+def zipf(experts: int, exponent: Scalar) -> Float[Array, "E"]:
+    """Weights w_e = e^-s of experts that differ as words do; 0 is even."""
+    check_arguments("zipf", WHOLE, experts=experts)
+    return (jnp.arange(experts) + 1.0) ** -jnp.asarray(exponent, float)
+
+
+def products(weights: Float[Array, "E"], top_k: int) -> Float[Array, "k+1"]:
+    """Sums of the products of 0, 1, ... k different weights: e_0 = 1 to e_k, by e_j(w, v) = e_j(w) + v e_{j-1}(w)."""
+
+    def include(sums: Float[Array, "k+1"], weight: Scalar) -> tuple[Float[Array, "k+1"], None]:
+        return sums.at[1:].add(weight * sums[:-1]), None
+
+    return jax.lax.scan(include, jnp.zeros(top_k + 1).at[0].set(1.0), jnp.asarray(weights, float))[0]
+
+
+def visits(weights: Float[Array, "E"], top_k: int) -> Float[Array, "E"]:
+    """Chance p_e that a token visits each expert, d log e_k / d log w_e; they add up to k.
+
+    Raises:
+        TypeError, ValueError: weights are below 0, or top_k is no whole number from 1 on.
+    """
+    check_arguments("visits", AT_LEAST_ZERO, weights=weights)
+    check_arguments("visits", WHOLE, top_k=top_k)
+    weights = jnp.asarray(weights, float)
+    return weights * jax.grad(lambda w: jnp.log(products(w, top_k)[top_k]))(weights)
+
+
+def weights_of(share: Float[Array, "E"], top_k: int, rounds: int = 300) -> Float[Array, "E"]:
+    """Weights whose tokens visit each expert with chance p_e: w_e <- w_e p_e / p_e(w), again and again.
+
+    Args:
+        share: p_e, between 0 and 1; scaled so that they add up to k.
+        top_k: k.
+        rounds: of the iteration, which converges the faster the further each p_e is from 1.
+
+    Raises:
+        TypeError, ValueError: a share is not between 0 and 1, or top_k is no whole number from 1 on.
+
+    Source: chen1994weighted, section 3.
+    """
+    check_arguments("weights_of", CORRELATION, share=share)
+    share = jnp.asarray(share, float)
+    share = share * top_k / share.sum()
+
+    def closer(_: int, weights: Float[Array, "E"]) -> Float[Array, "E"]:
+        now = visits(weights, top_k)
+        weights = jnp.where(share > 0, weights * share / jnp.where(share > 0, now, 1.0), 0.0)
+        return weights / weights.max()
+
+    return jax.lax.fori_loop(0, rounds, closer, share / share.max())
+
+
+def copying(z: Scalar, alike: Scalar, group: Scalar) -> Scalar:
+    """Chance that no token of a group visits a place that a single choice avoids with chance z, if tokens copy.
+
+    The leader avoids it, and then whoever follows; or it does not, and then nobody may follow:
+
+        z (f + (1 - f) z)^m + (1 - z) ((1 - f) z)^m,    f = sqrt(rho)
+
+    Args:
+        z: chance.
+        alike: rho, from 0 to 1.
+        group: m, tokens.
+    """
+    f = jnp.sqrt(alike)
+    return z * (f + (1 - f) * z) ** group + (1 - z) * ((1 - f) * z) ** group
+
+
+def urn(z: Scalar, alike: Scalar, group: Scalar) -> Scalar:
+    """As `copying`, if a group has a chance of its own, drawn from a beta distribution with mean z: Polya's urn.
+
+        B(a z + m, a (1 - z)) / B(a z, a (1 - z)) = Gamma(a) Gamma(a z + m) / (Gamma(a z) Gamma(a + m)),  a = 1/rho - 1
+
+    For one choice a token it is what a Dirichlet mixture of experts gives; for more, a model of each expert alone.
+
+    Source: johnson1977urn for the urn.
+    """
+    a = 1 / jnp.clip(alike, 1e-6, 1 - 1e-9) - 1
+    az = a * jnp.maximum(z, 1e-12)
+    mixed = jnp.exp(gammaln(a) + gammaln(az + group) - gammaln(az) - gammaln(a + group))
+    return jnp.where(jnp.asarray(alike) > 1e-6, jnp.where(z > 0, mixed, 0.0), z**group)
+
+
+def touched(
+    tokens: Scalar, share: Float[Array, "... E"], alike: Scalar = 0.0, group: Scalar = 1.0, nobody: Nobody = copying
+) -> Float[Array, "..."]:
+    """Experts that at least one token visits, expected: sum over e of 1 - nobody(1 - p_e)^(n / m).
+
+    It takes no more than the p_e: whichever sets a token chooses, the expectation is the same. With p_e = k / E and
+    no correlation it is `routing.experts_touched`.
+
+    Args:
+        tokens: n.
+        share: p_e.
+        alike: rho, the correlation between the choices of a group.
+        group: m, its tokens.
+        nobody: what a group is, `copying` or `urn`.
+
+    Raises:
+        TypeError, ValueError: a share or rho is not between 0 and 1, tokens are below 0, or a group is below 1.
+    """
+    check_arguments("touched", CORRELATION, share=share, alike=alike)
+    check_arguments("touched", AT_LEAST_ZERO, tokens=tokens)
+    check_arguments("touched", AT_LEAST_ONE, group=group)
+    return jnp.sum(1 - nobody(1 - jnp.asarray(share, float), alike, group) ** (tokens / group), axis=-1)
+
+
+def touched_evenly(
+    tokens: Scalar, experts: int, top_k: int, alike: Scalar = 0.0, group: Scalar = 1.0
+) -> Float[Array, "E+1"]:
+    """Chance that 0, 1, ... E experts are touched, for even routing.
+
+    A token that comes when j are touched touches i more with the chance C(E - j, i) C(j, k - i) / C(E, k). With T the
+    matrix of these, a group is T (f I + (1 - f) T)^m + (I - T) ((1 - f) T)^m, as in `copying`, and n / m groups are
+    its power: only positive numbers are added up but for the last term, so it is exact to rounding.
+
+    Args:
+        tokens: n, a whole number of groups.
+        experts: E, a Python number.
+        top_k: k, a Python number.
+        alike: rho.
+        group: m, a whole number.
+
+    Raises:
+        TypeError, ValueError: a number is not what is allowed.
+    """
+    check_arguments("touched_evenly", WHOLE, tokens=tokens, experts=experts, top_k=top_k, group=group)
+    check_arguments("touched_evenly", CORRELATION, alike=alike)
+    check_arguments("touched_evenly", between(1.0, experts, whole=True), top_k=top_k)
+    j, to = np.mgrid[: experts + 1, : experts + 1]
+    step = jnp.asarray(comb(experts - j, to - j) * comb(j, top_k - (to - j)) / comb(experts, top_k) * (to >= j))
+    f, one = jnp.sqrt(alike), jnp.eye(experts + 1)
+    own = power((1 - f) * step, group)
+    whole = step @ power(f * one + (1 - f) * step, group) + own - step @ own
+    return jnp.maximum(power(whole, tokens / group)[0], 0.0)
+
+
+def power(matrix: Float[Array, "N N"], exponent: Scalar) -> Float[Array, "N N"]:
+    """A matrix to a whole power below 2^32, by squaring; the exponent may be traced."""
+
+    def digit(_: int, now: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        result, square, left = now
+        return jnp.where(left % 2 == 1, result @ square, result), square @ square, left // 2
+
+    start = jnp.eye(len(matrix), dtype=matrix.dtype), matrix, jnp.asarray(jnp.round(exponent), jnp.uint32)
+    return jax.lax.fori_loop(0, 32, digit, start)[0]
+
+
+def touched_sets(
+    tokens: Scalar, weights: Float[Array, "E"], top_k: int, alike: Scalar = 0.0, group: Scalar = 1.0
+) -> Float[Array, "2^E"]:
+    """Chance of each set of experts to be the one that is touched; bit e of an index says whether e is in the set.
+
+    A choice stays in B with chance z(B) = e_k of the weights in B over e_k of all, a group as in `copying`, and all
+    with q(B) = copying(z(B))^(n / m). Sets that leave nothing of B untouched follow by taking differences, expert by
+    expert (Moebius inversion); what stands in between are probabilities too, so rounding stays near 1e-16 E.
+
+    Args:
+        tokens: n.
+        weights: w_e of at most 20 experts.
+        top_k: k.
+        alike: rho.
+        group: m.
+
+    Raises:
+        TypeError, ValueError: there are too many experts, or a number is not what is allowed.
+    """
+    weights = jnp.asarray(weights, float)
+    check_arguments("touched_sets", between(1.0, SUBSETS_OF, whole=True), experts=len(weights))
+    check_arguments("touched_sets", AT_LEAST_ZERO, weights=weights, tokens=tokens)
+    check_arguments("touched_sets", AT_LEAST_ONE, group=group)
+    check_arguments("touched_sets", CORRELATION, alike=alike)
+    sums = jnp.zeros((1, top_k + 1)).at[0, 0].set(1.0)  # products of the weights in each set of the first experts
+    for weight in weights:
+        sums = jnp.concatenate([sums, sums.at[:, 1:].add(weight * sums[:, :-1])])
+    inside = copying(sums[:, top_k] / sums[-1, top_k], alike, group) ** (tokens / group)
+    for e in range(len(weights)):
+        low = inside.reshape(-1, 2, 2**e)
+        inside = low.at[:, 1].add(-low[:, 0]).reshape(-1)
+    return jnp.maximum(inside, 0.0)
+
+
+def touched_of_fullest(sets: Float[Array, "2^E"], ways: int = 1) -> Float[Array, "E/e+1"]:
+    """Chance that 0, 1, ... experts are touched on the way that has most of them; for one way, of all experts.
+
+    Args:
+        sets: as `touched_sets` returns them.
+        ways: e, over which experts are split in their order, E / e to each.
+
+    Raises:
+        ValueError: ways do not divide the experts.
+    """
+    experts = len(sets).bit_length() - 1
+    if ways < 1 or experts % ways:
+        raise ValueError(f"touched_of_fullest.ways is {ways}; allowed: a divisor of the experts ({experts})")
+    each = experts // ways
+    bits = np.arange(len(sets))[:, None] >> np.arange(experts) & 1
+    most = bits.reshape(-1, ways, each).sum(-1).max(-1)
+    return jax.ops.segment_sum(jnp.asarray(sets), most, num_segments=each + 1)
+
+
+def tokens_of_one(tokens: int, share: Scalar, alike: Scalar = 0.0, group: int = 1) -> Float[Array, "n+1"]:
+    """Chance that 0, 1, ... n tokens visit an expert that a token visits with chance p.
+
+    A group is binomial with chance f + (1 - f) p where its leader visits, and (1 - f) p where it does not; n / m
+    groups add up, which a Fourier transform multiplies. Variance is n p (1 - p) (1 + (m - 1) rho).
+
+    Args:
+        tokens: n, a Python number that is a whole number of groups.
+        share: p.
+        alike: rho.
+        group: m, a Python number.
+
+    Raises:
+        TypeError, ValueError: a number is not what is allowed.
+    """
+    check_arguments("tokens_of_one", WHOLE, tokens=tokens, group=group)
+    check_arguments("tokens_of_one", CORRELATION, share=share, alike=alike)
+    if tokens % group:
+        raise ValueError(f"tokens_of_one.group is {group}; allowed: a divisor of tokens ({tokens})")
+    f, turn = jnp.sqrt(alike), jnp.exp(-2j * jnp.pi * jnp.arange(tokens + 1) / (tokens + 1))
+
+    def binomial(chance: Scalar) -> Array:
+        return (1 - chance + chance * turn) ** group
+
+    one = share * binomial(f + (1 - f) * share) + (1 - share) * binomial((1 - f) * share)
+    return jnp.maximum(jnp.fft.ifft(one ** (tokens // group)).real, 0.0)
+
+
+def fullest_exactly(tokens: int, weights: Float[np.ndarray, "E"], top_k: int) -> Float[np.ndarray, "n+1"]:
+    """Chance that the fullest expert has 0, 1, ... n tokens, for independent tokens with one or two choices.
+
+    Experts are dealt their tokens in turn. One that still needs r experts of those left takes expert e with chance
+    w_e e_{r-1}(later) / e_r(these), so of so many such tokens a binomial number does. The state is how many tokens
+    need two more and one more; those paths on which no expert gets more than c give the chance of at most c.
+
+    Args:
+        tokens: n; up to 32 with two choices, beyond which the n^4 E additions take long.
+        weights: w_e; equal ones for even routing.
+        top_k: k, 1 or 2.
+
+    Returns:
+        By NumPy, since the sizes are those of the numbers.
+
+    Raises:
+        TypeError, ValueError: tokens, weights or top_k are not what is allowed.
+    """
+    check_arguments("fullest_exactly", between(1.0, 2.0, whole=True), top_k=top_k)
+    check_arguments("fullest_exactly", AT_LEAST_ZERO, weights=weights)
+    check_arguments("fullest_exactly", between(1.0, STAYS if top_k == 2 else 4096, whole=True), tokens=tokens)
+    chances = np.asarray(taking(jnp.asarray(weights, float), top_k))
+    twos, ones = (tokens if top_k == 2 else 0), tokens
+    state = np.zeros((tokens + 1, twos + 1, ones + 1))  # by c, and by tokens that need two and one more
+    state[:, twos, 0 if top_k == 2 else tokens] = 1.0
+    for chance in chances:
+        second = binom.pmf(np.arange(twos + 1), np.arange(twos + 1)[:, None], chance[1]) if twos else np.ones((1, 1))
+        first = binom.pmf(np.arange(ones + 1), np.arange(ones + 1)[:, None], chance[0])
+        after = np.zeros_like(state)
+        for a in range(twos + 1):
+            for b in range(tokens - a + 1):
+                # a of those that need two take it and need one; b of those that need one are done.
+                moved = state[a + b :, a:, b:] * second[a:, a, None] * first[None, b:, b]
+                width = min(moved.shape[2], ones + 1 - a)
+                after[a + b :, : twos + 1 - a, a : a + width] += moved[:, :, :width]
+        state = after
+    return np.diff(state[:, 0, 0], prepend=0.0)
+
+
+def taking(weights: Float[Array, "E"], top_k: int) -> Float[Array, "E k"]:
+    """Chance that expert e is taken by a token that needs 1, 2, ... k more of the experts from e on.
+
+        w_e e_{r-1}(w_{e+1}, ...) / e_r(w_e, ...);    1 where only as many as it needs are left
+
+    Source: chen1994weighted, section 4, procedure 2.
+    """
+
+    def before(later: Float[Array, "k+1"], weight: Scalar) -> tuple[Array, Array]:
+        sums = later.at[1:].add(weight * later[:-1])
+        some = sums[1:] > 0
+        return sums, jnp.where(some, weight * later[:-1] / jnp.where(some, sums[1:], 1.0), 0.0)
+
+    start = jnp.zeros(top_k + 1).at[0].set(1.0)
+    return jax.lax.scan(before, start, jnp.asarray(weights, float), reverse=True)[1]

@@ -1,0 +1,82 @@
+"""Sampled loads of experts: against the exact distributions, and what the slowest way has to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from anatomy.cost import loads, occupancy, routing
+from anatomy.cost.inference.steps import decode, overheads
+from anatomy.specs import Serving, architecture, catalogue
+
+KEY, STEPS = jax.random.key(5), 1500
+SKEWED = np.asarray(occupancy.zipf(8, 0.8))
+
+
+@pytest.mark.parametrize("weights", [np.ones(8), SKEWED], ids=["even", "skewed"])
+@pytest.mark.parametrize("top_k, alike, group", [(2, 0.0, 1), (2, 0.3, 4)])
+def test_samples_follow_the_exact_distributions(weights, top_k, alike, group):
+    n = 12
+    made = np.asarray(loads.sample_loads(KEY, n, weights, top_k, alike, group, STEPS))
+    assert made.shape == (STEPS, 8)
+    assert np.all(made.sum(1) == n * top_k) and np.all((made >= 0) & (made <= n))
+    share = np.asarray(occupancy.visits(weights, top_k))
+    for e in (0, 7):
+        law = np.asarray(occupancy.tokens_of_one(n, share[e], alike, group))
+        assert np.bincount(made[:, e].astype(int), minlength=n + 1) / STEPS == pytest.approx(law, abs=0.05)
+    law = np.asarray(occupancy.touched_of_fullest(occupancy.touched_sets(n, weights, top_k, alike, group)))
+    assert np.bincount((made > 0).sum(1), minlength=9) / STEPS == pytest.approx(law, abs=0.05)
+    if alike == 0 and top_k < 3:
+        law = occupancy.fullest_exactly(n, weights, top_k)
+        assert np.bincount(made.max(1).astype(int), minlength=n + 1) / STEPS == pytest.approx(law, abs=0.05)
+
+
+def test_a_key_gives_one_sample():
+    one, again, other = (loads.sample_loads(jax.random.key(k), 64, SKEWED, 2, steps=3) for k in (1, 1, 2))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_many_tokens_have_the_spread_of_the_formula():
+    made = loads.sample_loads(KEY, 4096, np.ones(16), 2, 0.1, 256, 200)
+    expected = float(routing.spread_per_expert(4096, 16.0, 2.0, 0.1, 256))
+    assert float(made.std()) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_router_that_leaves_experts_out_never_fills_them():
+    made = np.asarray(loads.sample_loads(KEY, 10, np.array([1.0, 1.0, 0.0, 0.0]), 2, steps=5))
+    assert np.array_equal(made, [[10, 10, 0, 0]] * 5)
+
+
+def test_the_slowest_way_is_the_one_with_most():
+    found = loads.slowest_way(jnp.array([[4, 0, 1, 1], [0, 0, 3, 3]]), 2)
+    assert found.touched.tolist() == [4, 4] and found.imbalance.tolist() == pytest.approx([4 / 3, 2])
+    one = loads.slowest_way(jnp.array([4, 0, 1, 1]), 1)
+    assert one.touched == 3 and one.imbalance == 1
+
+
+def test_a_step_waits_for_the_slowest_way():
+    model, chips = architecture("gpt4_mqa"), catalogue.cluster("a100_sxm_40gb", 16)
+    plan = Serving(tensor=8.0, data=16.0, expert=16.0, cache_by_sequence=1.0)
+
+    def seconds(**how):
+        return float(decode(model, plan, chips, overheads("ampere"), 128.0, 4096.0, **how).seconds)
+
+    # A way that holds one expert reads it or not, however many tokens it has; its products grow with them.
+    even, skewed = (float(seconds(touched=16.0, imbalance=by)) for by in (1.0, 2.0))
+    assert even < skewed < 2 * even
+    made = decode(model, plan, chips, overheads("ampere"), 128.0, 4096.0, touched=16.0, imbalance=8.0)
+    assert float(made.weights) == pytest.approx(
+        float(decode(model, plan, chips, overheads("ampere"), 128.0, 4096.0, touched=16.0).weights)
+    )
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: loads.sample_loads(KEY, 10, SKEWED, 2, group=3), r"group is 3; allowed: a divisor of tokens \(10\)"),
+        (lambda: loads.sample_loads(KEY, 10, SKEWED, 2, alike=2.0), "sample_loads.alike is 2"),
+        (lambda: loads.slowest_way(jnp.ones(4), 3), r"ways is 3; allowed: a divisor of the experts \(4\)"),
+    ],
+)
+def test_nonsense_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
