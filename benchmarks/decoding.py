@@ -24,6 +24,7 @@ from anatomy.decode import (
     Plain,
     Request,
     extend,
+    joined,
     logits,
     prefill,
     random_requests,
@@ -120,7 +121,7 @@ def transformers(weights: Weights) -> Iterator[tuple[list[Any], Callable[..., An
 
 def beside_transformers(weights: Weights) -> Iterator[tuple[str, dict[str, Any]]]:
     """Prefill and decoding in turns; the peer in whichever of its ways is fastest."""
-    separate, array, sum_all = apart(weights), jnp.ones(WORDS, jnp.float32), jax.jit(jnp.sum)
+    separate, array, sum_all = joined(weights), jnp.ones(WORDS, jnp.float32), jax.jit(jnp.sum)
     cases = [("prefill", 1, LONG, 0), *(("decode", batch, PROMPT, STEPS) for batch in BATCHES)]
     with contextlib.ExitStack() as stack:
         try:

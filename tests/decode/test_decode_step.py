@@ -130,7 +130,7 @@ def test_what_a_refused_draft_left_is_never_looked_at():
     close(again[:, :5], made[:, 3:8])
 
 
-@pytest.mark.parametrize("name", sorted(EXACT))
+@pytest.mark.parametrize("name", sorted(EXACT | {"in_tiles"}))
 def test_every_exact_dispatch_serves_alike_and_ignores_padding(name):
     tokens, count = random_tokens(2, 4), jnp.array([3, 0], jnp.int32)
     made, cache = program(name=name, batch=8)(weights_of(), rows(CONFIG, 2, 64), tokens, count)
@@ -175,7 +175,7 @@ def answers(kind, name, seed, lengths, steps=4, busy=False):
 @settings(max_examples=6)
 @given(seed=st.integers(1, 1000), lengths=st.lists(st.integers(0, CONFIG.context - 4), min_size=3, max_size=3))
 @pytest.mark.parametrize("kind", ["rows", "pages"])
-@pytest.mark.parametrize("name", ["one_by_one", "all_experts", "in_buckets"])
+@pytest.mark.parametrize("name", ["one_by_one", "all_experts", "in_tiles"])
 def test_a_sequence_does_not_depend_on_its_neighbours(kind, name, seed, lengths):
     made = answers(kind, name, seed, lengths, busy=True)
     if name in BIT_FOR_BIT:
@@ -201,7 +201,7 @@ def test_a_dispatch_that_drops_gives_another_answer_beside_other_neighbours():
 
 def test_rows_that_wait_read_no_expert():
     poison = Experts(*(jnp.full_like(a, jnp.nan) for a in jax.tree.leaves(weights_of().blocks[0].experts[0])))
-    for name in ("one_by_one", "in_buckets"):
+    for name in ("one_by_one", "in_buckets", "in_tiles"):
         send = sender(name, "decode", 2)
         choices = dispatch.Choices(jnp.array([[0, 1], [3, 3]]), jnp.array([[0.5, 0.5], [0.0, 0.0]]))
         experts = (*weights_of().blocks[0].experts[:2], poison)  # whoever reads the last one is not a number

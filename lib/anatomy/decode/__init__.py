@@ -4,6 +4,7 @@ from anatomy.decode.cache import Cache, OutOfPages, Pages, Pool, Rows, bytes_per
 from anatomy.decode.clock import Clock, VirtualClock
 from anatomy.decode.decoder import Decoder, Plain
 from anatomy.decode.engine import Engine
+from anatomy.decode.experts import joined
 from anatomy.decode.generate import Generated, generate, prefill
 from anatomy.decode.journal import Journal
 from anatomy.decode.replay import random_requests, recorded, replay
@@ -34,6 +35,7 @@ __all__ = [
     "draw",
     "extend",
     "generate",
+    "joined",
     "logits",
     "pages",
     "prefill",

@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from anatomy.decode import cache as caches
 from anatomy.decode.cache import Cache
+from anatomy.decode.experts import joined
 from anatomy.decode.requests import Limits
 from anatomy.decode.sampling import Sampling, sample
 from anatomy.decode.step import extend, logits, sender
@@ -65,7 +66,7 @@ class Plain:
 
     Attributes:
         config: of the model.
-        weights: apart.
+        weights: apart; joined where the fastest dispatch is asked for.
         send: name of the dispatch, or None for the fastest. The answers are the same to the last bit whatever the
             neighbours with "one_by_one" and "all_experts".
     """
@@ -76,9 +77,9 @@ class Plain:
     ahead = 0
 
     def __post_init__(self) -> None:
-        """Refuse a dispatch that drops; take the weights apart."""
+        """Refuse a dispatch that drops; lay the weights out."""
         sender(self.send, "decode", 1)
-        object.__setattr__(self, "weights", apart(self.weights))
+        object.__setattr__(self, "weights", joined(self.weights) if self.send is None else apart(self.weights))
 
     def empty(self, slots: int, limits: Limits, chunk: int) -> Cache:
         """A cache of rows or of pages."""

@@ -82,7 +82,7 @@ def generate(
 
     Args:
         config: of the model.
-        weights: stacked or apart; apart they are not copied.
+        weights: stacked, apart or joined; stacked they are copied, and joined they are read fastest.
         prompts: tokens of each, at least one.
         limit: A, tokens to add at most.
         how: settings of sampling, one for each prompt; by default greedy.

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from anatomy.decode.cache import Cache
+from anatomy.decode.experts import in_tiles, one_by_one
 from anatomy.model import Block, Config, Weights, dispatch, routing
-from anatomy.model.dispatch import Dispatch, Experts, each_expert
+from anatomy.model.dispatch import Dispatch
 from anatomy.model.routing import Choices
 from anatomy.model.transformer import rms_norm, rotate
 
@@ -32,16 +33,13 @@ def sender(name: str | None, phase: str, tokens: int) -> Dispatch:
     Raises:
         ValueError: it may drop tokens, or there is none of this name.
     """
-    if name is not None and name not in dispatch.EXACT:
-        raise ValueError(f"dispatch is {name!r}; allowed: {', '.join(sorted(dispatch.EXACT))}, which drop no token")
-    send = dispatch.of_phase(phase, tokens) if name is None else dispatch.DISPATCHES[name]
-    return one_by_one if send is dispatch.one_by_one else send
-
-
-def one_by_one(x: Float[Array, "T D"], choices: Choices, experts: Experts | tuple[Experts, ...]) -> tuple:
-    """`dispatch.one_by_one`, in which the expert that does not exist is empty, or the last one would be read for it."""
-    none = jnp.zeros((x.shape[1], 0), x.dtype)
-    return dispatch.one_by_one(x, choices, (*each_expert(experts), Experts(none, none, none.T)))
+    own = {"one_by_one": one_by_one, "in_tiles": in_tiles}
+    if name is None:
+        return one_by_one if dispatch.of_phase(phase, tokens) is dispatch.one_by_one else in_tiles
+    if name not in dispatch.EXACT | set(own):
+        allowed = ", ".join(sorted(dispatch.EXACT | set(own)))
+        raise ValueError(f"dispatch is {name!r}; allowed: {allowed}, which drop no token")
+    return own.get(name) or dispatch.DISPATCHES[name]
 
 
 def extend(
