@@ -117,7 +117,9 @@ def walk(tree: Tree, accept: Float[Array, "*B n"], at: Float[Array, "*B n"]) -> 
     yes = jnp.concatenate([jnp.zeros((*accept.shape[:-1], 1), bool), at < accept], axis=-1)  # node 0 is no child
     wins = yes[..., tree.children]
     best = jnp.argmax(wins, axis=-1)[..., None]
-    chosen = jnp.where(wins.any(-1), jnp.take_along_axis(jnp.broadcast_to(tree.children, wins.shape), best, -1)[..., 0], 0)
+    chosen = jnp.where(
+        wins.any(-1), jnp.take_along_axis(jnp.broadcast_to(tree.children, wins.shape), best, -1)[..., 0], 0
+    )
     end, going = jnp.zeros(accept.shape[:-1], jnp.int32), jnp.ones(accept.shape[:-1], bool)
     accepted, path = end, [end]
     for _ in range(tree.height):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Bool, Float, Int
 
 from anatomy.decode import cache as caches
 from anatomy.decode.cache import Cache, Rows
@@ -140,11 +140,13 @@ class Model:
         send = sender(self.send, "prefill", tokens.size)
         return extend(self.config, self.weights, state, tokens, count, send, rows)[1]
 
-    def propose(self, state, history, known, wanted, going, how, stage):  # noqa: ANN001, ANN201
+    def propose(self, state, history, known, wanted, going, how, stage):
         """As `Drafter.propose`: in chains as long as the longest that is wanted, or in trees level by level."""
         tokens, count = pending(history, known, state.length, 1 + stage)
         x, cache = self._extend(state, tokens, jnp.where(going, count, 0))
-        first = logits(self.config, self.weights, jnp.take_along_axis(x, jnp.maximum(count - 1, 0)[:, None, None], axis=1))
+        first = logits(
+            self.config, self.weights, jnp.take_along_axis(x, jnp.maximum(count - 1, 0)[:, None, None], axis=1)
+        )
         if self.tree.is_chain:
             return self._chain(cache, first[:, 0], known, jnp.where(going, wanted, 0), how, stage)
         return self._branching(cache, first, known, (wanted > 0) & going, how, stage)
@@ -265,7 +267,7 @@ class Lookup:
         """Nothing to do: the text is its own memory."""
         return state
 
-    def propose(self, state, history, known, wanted, going, how, stage):  # noqa: ANN001, ANN201
+    def propose(self, state, history, known, wanted, going, how, stage):
         """As `Drafter.propose`."""
         after, index = self._found(history, known), jnp.arange(self.tree.drafted)
         places = after[:, None] + index

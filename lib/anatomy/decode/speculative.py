@@ -31,7 +31,7 @@ from anatomy.decode.step import extend, logits, sender
 from anatomy.decode.trees import Tree, chain
 from anatomy.model import Config, Weights, apart
 from anatomy.model.dispatch import Dispatch
-from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ZERO, between, check_arguments, register
+from anatomy.specs.base import AT_LEAST_ZERO, between, check_arguments, register
 
 
 class At(NamedTuple):
@@ -99,7 +99,9 @@ def take_round(
 
     index = jnp.arange(tree.height + 1)
     made = jnp.take_along_axis(tokens, jnp.roll(walk.path, -1, axis=1), axis=1)  # node at depth i + 1
-    made = jnp.where(index < walk.accepted[:, None], made, jnp.where(index == walk.accepted[:, None], last[:, None], -1))
+    made = jnp.where(
+        index < walk.accepted[:, None], made, jnp.where(index == walk.accepted[:, None], last[:, None], -1)
+    )
     added = jnp.where(going, walk.accepted + 1, 0)
     made = jnp.where(going[:, None], made, -1)
     one = Round(drafted, p, accept, number, left, walk, made, added)
@@ -169,7 +171,7 @@ class Staged:
         _, cache = extend(self.config, self.weights, state[0], tokens, count, send, rows)
         return cache, self.drafter.read(state[1], tokens, count, rows)
 
-    def propose(self, state, history, known, wanted, going, how, stage):  # noqa: ANN001, ANN201
+    def propose(self, state, history, known, wanted, going, how, stage):
         """As `Drafter.propose`: rounds of speculation until all rows have what is wanted."""
         batch, most, inner = len(known), self.tree.drafted, self.drafter.tree
         wanted = jnp.where(going, wanted, 0)
@@ -255,7 +257,9 @@ class Adapted:
         best = lambda a: best_length(even_survival(a, most), self.draft, block)  # noqa: E731
         return jnp.maximum(jax.vmap(best)(seen[:, 0] / seen[:, 1]), 1).astype(jnp.int32)
 
-    def noted(self, seen: Float[Array, "B 2"], accepted: Int[Array, "B"], judged: Int[Array, "B"]) -> Float[Array, "B 2"]:
+    def noted(
+        self, seen: Float[Array, "B 2"], accepted: Int[Array, "B"], judged: Int[Array, "B"]
+    ) -> Float[Array, "B 2"]:
         """Counts after a round."""
         new = jnp.stack([accepted, judged], axis=1).astype(seen.dtype)
         return seen * (self.memory**judged)[:, None].astype(seen.dtype) + new
@@ -430,4 +434,3 @@ def _speculate(
     )
     ended = jnp.isin(jnp.take_along_axis(loop.made, loop.count[:, None] - 1, axis=1)[:, 0], end)
     return loop.made, loop.count, ended, loop.rounds, loop.drafted, loop.accepted, loop.at
-

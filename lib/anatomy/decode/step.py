@@ -99,7 +99,9 @@ def extend(
     longest = jnp.max(jnp.where(count > 0, start + count, 0))  # rows that have no new token may be as long as they want
     x = weights.embedding[tokens]
     for number, block in enumerate(weights.blocks):
-        x, cache = layer(config, block, number, x, tokens, positions, there, places, visible, cache, rows, longest, send)
+        x, cache = layer(
+            config, block, number, x, tokens, positions, there, places, visible, cache, rows, longest, send
+        )
     grown = cache.length + count if rows is None else cache.length.at[rows].add(count)
     return x, dataclasses.replace(cache, length=grown)
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 
 from anatomy.cost.inference.token_trees import Path
 from anatomy.decode.step import Branches
-from anatomy.specs.base import check_arguments, between
+from anatomy.specs.base import between, check_arguments
 
 
 @dataclasses.dataclass(frozen=True)
