@@ -8,11 +8,12 @@ from urllib.parse import unquote, urlsplit
 import bibtexparser
 import pytest
 from anatomy import __version__, claims
+from anatomy.claims.inference_infrastructure_fronts import serving_plan
 from anatomy.site.calculator import quantity
 from bs4 import BeautifulSoup
 from support.browser import chromium, needs_chromium, served
 from support.calculators import CHAPTERS, largest_error, of_chapter, on_page
-from support.nodejs import needs_node
+from support.nodejs import needs_node, run_javascript
 
 pytestmark = pytest.mark.slow
 
@@ -157,6 +158,43 @@ def test_calculators_agree_with_jax(site, chapter):
     assert len(recorded) == len(written) > 0
     for calculator, specification in zip(recorded, written, strict=True):
         assert largest_error(specification["function"], calculator) < 1e-11
+
+
+def test_the_frontier_of_serving_travels_light_and_reads_without_javascript(site):
+    (box,) = soup(site.html / "book" / "inference-infrastructure.html").select(".anatomy-frontier")
+    assert len(str(box).encode()) < 100_000
+    rows = box.select(".without-script tbody tr")
+    assert len(rows) >= 8 and all(cell.text for row in rows for cell in row.select("td"))
+
+
+@needs_node
+def test_the_frontier_of_serving_agrees_with_jax(site):
+    page = soup(site.html / "book" / "inference-infrastructure.html")
+    specification = json.loads(page.select_one(".anatomy-frontier-spec").string)
+    points = [row for key in specification["sets"].values() for series in key for row in series]
+    inputs = [dict(zip(specification["columns"], row, strict=True), price=2.5) for row in points]
+    found = run_javascript(specification["function"], inputs)
+    for given, result in zip(inputs[::9], found[::9], strict=True):
+        assert result == pytest.approx({k: float(v) for k, v in serving_plan(**given).items()}, rel=1e-12)
+
+
+@needs_chromium
+def test_the_frontier_of_serving_answers_keys_and_fills_its_place(site):
+    with served(site.html) as address, chromium() as browser:
+        for width in (390, 1280):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.goto(f"{address}/book/inference-infrastructure.html")
+            box = page.locator(".anatomy-frontier")
+            walk, cost = box.locator("[data-walk]"), box.locator("[data-output=dollars]")
+            first = float(cost.text_content().lstrip("$"))
+            walk.focus()
+            walk.press("ArrowRight")
+            assert float(cost.text_content().lstrip("$")) < first  # slower, and cheaper
+            ticks = box.locator("svg text[text-anchor=middle]")
+            assert ticks.count() >= 2
+            # The theme makes tables blocks; here a row reaches from end to end.
+            row, place = (box.locator(f".results{part}").first.bounding_box() for part in (" tr", ""))
+            assert row["width"] == pytest.approx(place["width"], abs=1)
 
 
 def test_architecture_and_dataset_have_calculators(site):

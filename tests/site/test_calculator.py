@@ -16,6 +16,7 @@ import pytest
 from anatomy.site.calculator import Choice, Curve, Output, Slider, calculator, quantity
 from bs4 import BeautifulSoup
 from hypothesis import given, settings
+from support.browser import overlapping_labels
 from support.nodejs import needs_node, run_javascript
 
 CHROMIUM = "/usr/bin/chromium"
@@ -187,7 +188,8 @@ def test_same_bytes_each_time(shown):
 @pytest.mark.slow
 def test_same_bytes_in_another_process(shown):
     code = "import sys; from test_calculator import make; sys.stdout.buffer.write(make().html.encode())"
-    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])  # the same library, wherever it lies
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parent,
@@ -405,4 +407,29 @@ def test_a_page_answers_the_keyboard(browser, shown, tmp_path, width):
     page.wait_for_function("document.querySelector('.curve svg').getBoundingClientRect().right <= innerWidth")
     assert problems == []
     assert requests == [file.as_uri()]
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_logarithmic_axes_have_ticks_that_can_be_read(browser, tmp_path, width):
+    ranges = [(256, 262_144), (14, 1100), (1.5, 4096), (210, 900), (0.3, 10), (60, 5000), (3, 4)]
+    pages = [
+        calculator(
+            lambda x: {"y": x},
+            inputs=[Slider("x", "A quantity", start=low, low=low, high=high, log=True)],
+            outputs=[Output("y", "Another")],
+            curve=Curve("x", "y", log=True),
+        ).html
+        for low, high in ranges
+    ]
+    file = tmp_path / "page.html"
+    viewport = '<meta name="viewport" content="width=device-width">'
+    file.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8">{viewport}<body>{"".join(pages)}', "utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(file.as_uri())
+    assert overlapping_labels(page) == []
+    for chart in page.locator("svg").all():
+        assert chart.locator("text[text-anchor=middle]").count() >= 2, "no scale on the horizontal axis"
+        assert chart.locator("text[text-anchor=end]:not(.title)").count() >= 2, "no scale on the vertical axis"
     page.close()

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from anatomy.site import Choice, Output, Slider, frontier
-from support.browser import chromium, needs_chromium
+from support.browser import chromium, needs_chromium, overlapping_labels
 from support.nodejs import needs_node, run_javascript
 
 SPECIFICATION = re.compile(r'<script type="application/json" class="anatomy-frontier-spec">(.*?)</script>', re.S)
@@ -108,7 +108,8 @@ def test_it_answers_keys_and_fingers(shown, tmp_path, width):
         walk.focus()
         page.keyboard.press("ArrowRight")
         assert (read("ms"), read("chips")) == ("40.0", "200")
-        assert walk.get_attribute("aria-valuetext").startswith("3 of 3")
+        assert walk.get_attribute("aria-valuetext") == f"3 of 3, Latency (ms) 40.0, Cost {read('cost')}"
+        assert overlapping_labels(page) == []
 
         before = read("cost")
         page.get_by_label("Price").focus()

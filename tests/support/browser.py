@@ -55,3 +55,15 @@ def chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+def overlapping_labels(page: Any) -> list[str]:
+    """Labels of charts on a page that stand in each other's way."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll("svg")].flatMap((svg) => {
+          const all = [...svg.querySelectorAll("text")].map((text) => [text.textContent, text.getBoundingClientRect()]);
+          const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+          return all.flatMap(([name, box], i) =>
+            all.slice(i + 1).filter(([, other]) => meet(box, other)).map(([other]) => `${name} and ${other}`));
+        })"""
+    )

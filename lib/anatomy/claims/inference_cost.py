@@ -7,6 +7,7 @@ from anatomy.claims.finding import Evidence, Finding, compare, decide, uncheckab
 from anatomy.claims.inference_infrastructure import SERVING, served
 from anatomy.claims.ledger import Claim, check
 from anatomy.claims.record import record
+from anatomy.cost.inference.day import Day, daily_load, day
 from anatomy.cost.inference.steps import decode, overheads
 from anatomy.specs import Serving, architecture, cluster
 
@@ -164,46 +165,56 @@ def assume(claim: Claim) -> Finding:
     )
 
 
+HOUR = np.arange(0, 24, 0.25)
+HALF, DEEP = 0.5, 1.0  # swings of the load over the day, in means
+TURNING, EARNS = 1.0, 0.5  # hours to turn a deployment over; what training earns of a chip's rent
+
+
+def at_swing(swing: float, usable: float = 1.0, turning: float = 0.0) -> Day:
+    """A day of a fleet that is just large enough for the peak of a load with this swing."""
+    load = daily_load(HOUR, swing)
+    return day(load, load.max() / usable, usable, turning=turning)
+
+
 @check("cost.low_util")
 def low(claim: Claim) -> Finding:
-    """Nothing to compute it from."""
+    """OpenAI's utilisation is not on record; what a day does to any fleet is arithmetic."""
+    made = at_swing(HALF)
     return uncheckable(
         claim,
-        "OpenAI's utilisation is not on record. That demand has hours is plain; how deep its valleys are, for users "
-        "around the world, is not.",
+        "OpenAI's utilisation is not on record. That demand has hours is plain: a fleet that is built for the peak of "
+        f"a load which swings by {HALF:.0%} of its mean is {float(made.busy):.0%} full on average and "
+        f"{(1 - HALF) / (1 + HALF):.0%} at night. How deep the valleys of users around the world are is not public.",
+        beside=(float(made.busy), "share of the fleet"),
     )
 
 
 @check("cost.repurpose")
 def repurpose(claim: Claim) -> Finding:
-    """A guess of the article about OpenAI."""
+    """A guess of the article about OpenAI; what training in the valleys could bring."""
+    made = at_swing(HALF, turning=TURNING)
     return uncheckable(
         claim,
-        "The article presents it as an assumption. Nodes of eight with a fast network can train small models as well "
-        "as serve; nobody outside has said that they did.",
+        "The article presents it as an assumption, and nobody outside has said that OpenAI did so. It would pay: with "
+        f"a load that swings by {HALF:.0%} and {TURNING:.0f} hour to turn a deployment over, {float(made.free):.0%} of "
+        f"all chip-hours are free, and if they earn {EARNS:.0%} of their rent, a token costs "
+        f"{float(made.price(EARNS)):.2f} times what it does on a full fleet in place of {float(made.price()):.2f}.",
+        beside=(float(made.free), "share of chip-hours"),
     )
 
 
 @check("cost.double")
 def double(claim: Claim) -> Finding:
     """Price of a token where load follows the day, if idle chips are paid for."""
-    hours = np.arange(0, 24, 0.25)
-
-    def dearer(depth: float) -> float:
-        """Peak over mean of a load that swings by this share of its mean."""
-        load = 1 + depth * np.cos(2 * np.pi * hours / 24)
-        return float(load.max() / load.mean())
-
-    deepest, usual = dearer(1.0), dearer(0.5)
+    deepest, usual, kept = (float(d.price()) for d in (at_swing(DEEP), at_swing(HALF), at_swing(HALF, usable=0.75)))
     return compare(
         claim,
         deepest,
-        "Chips that idle are paid for. If a fleet is built for the peak of its day, a token costs the peak over the "
-        "mean "
-        f"of what it would at full load. A load that swings by half its mean makes that {usual:.1f} times; one that "
-        f"falls to nothing each night {deepest:.0f} times. So more than double asks for a service whose nights are "
-        "empty "
-        "and whose days have peaks besides. OpenAI's load is not on record.",
-        condition="the load falls to nothing every night",
+        "Chips that idle are paid for. On a fleet that is built for the peak of its day a token costs the peak over "
+        f"the mean of what it would at full load. A load that swings by half its mean makes that {usual:.1f} times, "
+        f"and one that falls to nothing each night {deepest:.0f} times. Where latency leaves a quarter of the fleet "
+        f"empty even at the peak, a swing of a half is enough for {kept:.1f} times. OpenAI's load is not on record.",
+        condition="the load falls to nothing every night, or less where latency keeps part of the fleet empty",
         assumes=["the fleet is sized for the peak of the day", "idle chips earn nothing"],
+        evidence=Evidence.COST_MODEL,
     )

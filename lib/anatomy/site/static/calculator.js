@@ -80,15 +80,25 @@
     return Array.from({length: last - first + 1}, (_, i) => Number(((first + i) * step).toPrecision(12)));
   };
 
+  // Two at least, where a range lies between round numbers.
+  const linearTicks = (low, high, most) => {
+    const ticks = niceTicks(low, high, most);
+    return ticks.length > 1 ? ticks : linearTicks(low, high, most + 1);
+  };
+
+  // Powers of ten, or 1, 2, 5 of each where these are few enough or powers are too few.
   const logTicks = (low, high, most) => {
-    const within = Math.log10(high / low) * 3 <= most ? [1, 2, 5] : [1];
-    const ticks = [];
-    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
-      ticks.push(...within.map((m) => Number((m * 10 ** power).toPrecision(12))));
-    const fit = ticks.filter((tick) => tick >= low * 0.999999 && tick <= high * 1.000001);
-    const skip = within.length > 1 ? 1 : Math.max(1, Math.ceil(fit.length / most));
-    const inside = fit.filter((_, i) => i % skip === 0);
-    return inside.length > 1 ? inside : niceTicks(low, high, most);
+    const ticks = (within) => {
+      const all = [];
+      for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
+        all.push(...within.map((m) => Number((m * 10 ** power).toPrecision(12))));
+      return all.filter((tick) => tick >= low * 0.999999 && tick <= high * 1.000001);
+    };
+    const [powers, fine] = [ticks([1]), ticks([1, 2, 5])];
+    const chosen = fine.length <= most || powers.length < 2 ? fine : powers;
+    const skip = Math.max(1, Math.ceil(chosen.length / most));
+    const inside = chosen.filter((_, i) => i % skip === 0);
+    return inside.length > 1 ? inside : linearTicks(low, high, most);
   };
 
   // An empty chart in a box: ticks, titles and scales. Each axis has low, high, log, label and unit.

@@ -78,7 +78,7 @@
         add("line", {class: "now", x1: place[0], x2: place[0], y1: place[1], y2: floor});
         add("circle", {class: "ring", cx: place[0].toFixed(1), cy: place[1].toFixed(1), r: 8});
       } else add("text", {x: (left + right) / 2, y: (roof + floor) / 2, "text-anchor": "middle"}, "No plan fits.");
-      svg.setAttribute("aria-label", `${svg.getAttribute("aria-label")}. ${readout.textContent}`);
+      svg.setAttribute("aria-label", `${svg.getAttribute("aria-label")}. ${walk.getAttribute("aria-valuetext")}`);
     };
 
     const update = (what) => {
@@ -103,9 +103,9 @@
       walk.value = picked;
       fill(walk);
       const point = points[picked];
-      const shown = ({name, unit, digits}) => quantity(point[name], unit, digits);
-      readout.textContent = point ? `${picked + 1} of ${points.length}: ${shown(x)}, ${shown(y)}` : "none fits";
-      walk.setAttribute("aria-valuetext", readout.textContent);
+      readout.textContent = point ? `${picked + 1} of ${points.length}` : "none fits";
+      const told = [x, y].map(({name, label, unit, digits}) => point && `${label} ${quantity(point[name], unit, digits)}`);
+      walk.setAttribute("aria-valuetext", [readout.textContent, ...told].filter(Boolean).join(", "));
       show(root, spec.outputs, point ?? Object.fromEntries(spec.outputs.map(({name}) => [name, NaN])));
       draw(found);
     };

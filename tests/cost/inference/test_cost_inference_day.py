@@ -1,0 +1,78 @@
+"""A day of a fleet: shares add up, limits are known, and it agrees with an account kept hour by hour."""
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from anatomy.cost.inference import waiting
+from anatomy.cost.inference.day import daily_load, day
+from hypothesis import given
+
+HOURS = np.arange(0, 24, 0.5)
+swings, shares = st.floats(0, 1), st.floats(0.1, 1)
+
+
+@given(swings, shares, st.floats(0.3, 3), st.integers(1, 50), st.floats(0, 5))
+def test_shares_add_up(swing, usable, capacity, deployments, turning):
+    made = day(daily_load(HOURS, swing), capacity, usable, deployments, turning)
+    assert float(made.total) == pytest.approx(1)
+    assert min(float(x) for x in (made.busy, made.spare, made.turning, made.free, made.unserved)) >= -1e-9
+
+
+@given(swings)
+def test_price_is_peak_over_mean_of_a_fleet_for_the_peak(swing):
+    load = daily_load(HOURS, swing)
+    assert float(day(load, load.max()).price()) == pytest.approx(1 + swing, rel=1e-9)
+    # Latency that leaves a half empty doubles it, and chips that earn their whole rent undo what can be turned over.
+    assert float(day(load, 2 * load.max(), 0.5).price()) == pytest.approx(2 * (1 + swing), rel=1e-9)
+    assert float(day(load, load.max(), deployments=10**6).price(1.0)) == pytest.approx(1, abs=1e-4)
+
+
+@given(swings, st.integers(1, 9), st.floats(0, 3))
+def test_it_is_the_account_kept_hour_by_hour(swing, deployments, turning):
+    load, capacity = np.asarray(daily_load(HOURS, swing)), 1.6
+    on, turned, served = [], 0.0, 0.0
+    for value in load:
+        carried = min(value, capacity)
+        on.append(min(k for k in range(deployments + 1) if k * capacity / deployments >= carried * (1 - 1e-9)))
+        served += carried * 0.5
+    for before, now in zip([on[-1], *on[:-1]], on, strict=True):
+        turned += abs(now - before) * turning
+    hours = 24.0 * deployments
+    off = sum(deployments - n for n in on) * 0.5
+    made = day(load, capacity, 1.0, deployments, turning)
+    assert float(made.busy) == pytest.approx(served / capacity * deployments / hours)
+    assert float(made.turning) == pytest.approx(min(turned, off) / hours, abs=1e-9)
+    assert float(made.free) == pytest.approx((off - min(turned, off)) / hours, abs=1e-9)
+    assert float(made.unserved) == pytest.approx(1 - served / (load.sum() * 0.5), abs=1e-9)
+
+
+@given(st.floats(1, 500), st.floats(0.1, 50), st.floats(0, 3), st.floats(0.01, 100))
+def test_largest_load_is_the_inverse_of_the_wait(servers, service, spread, wait):
+    load = float(waiting.largest_load(servers, service, spread, wait))
+    assert 0 < load < 1
+    found = float(waiting.mgc_wait(servers, load * servers / service, service, spread))
+    assert found == pytest.approx(wait, rel=1e-3) or load > 1 - 1e-9
+
+
+def test_under_vmap_and_jit_as_plain():
+    load = daily_load(HOURS, 0.5)
+    each = jax.jit(jax.vmap(lambda turning: day(load, 1.5, 0.8, 10.0, turning).price(0.5)))(jnp.array([0.0, 1.0]))
+    assert np.asarray(each) == pytest.approx([float(day(load, 1.5, 0.8, 10, t).price(0.5)) for t in (0.0, 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: daily_load(HOURS, 1.5), "daily_load.swing is 1.5"),
+        (lambda: day(-HOURS, 1.0), "day.load is"),
+        (lambda: day(HOURS, 0.0), "day.capacity is 0"),
+        (lambda: day(HOURS, 1.0, 1.5), "day.usable is 1.5"),
+        (lambda: day(HOURS, 1.0, 1.0, 2.5), "day.deployments is 2.5"),
+        (lambda: waiting.largest_load(8.0, 1.0, 1.0, -1.0), "largest_load.wait is -1"),
+    ],
+)
+def test_nonsense_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
