@@ -26,6 +26,10 @@ SETTINGS = [
 TREES = [(chain(1), 4), (chain(3), 3), (wide((3,)), 4), (wide((2, 1)), 4), (wide((2, 2)), 3), (Tree((0, 0, 1, 3)), 4)]
 
 
+law_of = jax.jit(distribution)  # not compiled anew for every text
+weighed = jax.jit(weigh, static_argnums=(0, 1))
+
+
 @functools.cache
 def laws(vocabulary, most, seed):
     """Logits of the next token after each text of up to so many tokens."""
@@ -56,7 +60,7 @@ def law_of_rounds(tree, vocabulary, rule, p_of, q_of, replacement):
     """Law of as many tokens as a round can make: those that it makes, then the target's own."""
     token, q, chance = every_draft(tree, vocabulary, q_of, replacement)
     p = np.array([[p_of(text_of(tree, row, node)) for node in range(tree.drafted + 1)] for row in token])
-    accept, left = map(np.asarray, weigh(tree, rule, *map(jnp.asarray, (p, token, q)), jnp.ones(token.shape, bool)))
+    accept, left = map(np.asarray, weighed(tree, rule, *map(jnp.asarray, (p, token, q)), jnp.ones(token.shape, bool)))
     left = left / left.sum(-1, keepdims=True)
     law = np.zeros((vocabulary,) * (tree.height + 1))
 
@@ -87,13 +91,13 @@ def a_pair(vocabulary, most, how, heat=1.0):
 
     @functools.cache
     def p_of(text):
-        return np.asarray(distribution(jnp.asarray(laws(vocabulary, most, 0)[text]), how))
+        return np.asarray(law_of(jnp.asarray(laws(vocabulary, most, 0)[text]), how))
 
     @functools.cache
     def q_of(text, elders):
         logits = 0.6 * laws(vocabulary, most, 0)[text] + heat * laws(vocabulary, most, 1)[text]
         logits[list(elders)] = -np.inf
-        return np.asarray(distribution(jnp.asarray(logits), how))
+        return np.asarray(law_of(jnp.asarray(logits), how))
 
     return p_of, q_of
 
@@ -123,7 +127,7 @@ def test_a_draft_that_says_another_q_than_it_draws_from_spoils_the_law():
     token, q, _ = every_draft(chain(1), 4, lie, False)
     truth = np.array([q_of((), ())[x] for (x,) in token])
     p = np.array([[p_of(()), p_of((int(x),))] for (x,) in token])
-    accept, left = weigh(chain(1), exact, *map(jnp.asarray, (p, token, q)), jnp.ones(token.shape, bool))
+    accept, left = weighed(chain(1), exact, *map(jnp.asarray, (p, token, q)), jnp.ones(token.shape, bool))
     left = left[:, 0] / left[:, 0].sum(-1, keepdims=True)
     law = np.einsum("d,dv->v", truth * (1 - accept[:, 0]), left)
     law[token[:, 0]] += truth * accept[:, 0]
@@ -155,7 +159,7 @@ def test_the_exact_rule_is_at_no_distance():
 
 def test_a_token_that_is_not_there_is_never_accepted_and_costs_nothing():
     p, q = np.random.default_rng(0).dirichlet(np.ones(4), (2, 3, 4))[..., 0]
-    accept, left = weigh(chain(2), exact, p, jnp.array([1, 2]), q[:2], jnp.array([True, False]))
+    accept, left = weighed(chain(2), exact, p, jnp.array([1, 2]), q[:2], jnp.array([True, False]))
     assert accept[1] == 0
     np.testing.assert_array_equal(left[1:], p[1:])
 
@@ -166,7 +170,7 @@ def test_ranks_are_accepted_as_the_theory_of_several_draws_has_it(seed):
     found = np.zeros(2)
     for x, y in itertools.product(range(3), repeat=2):
         nodes_p = np.stack([p, p, p])
-        accept = weigh(wide((2,)), exact, nodes_p, jnp.array([x, y]), np.stack([q, q]), jnp.ones(2, bool)).accept
+        accept = weighed(wide((2,)), exact, nodes_p, jnp.array([x, y]), np.stack([q, q]), jnp.ones(2, bool)).accept
         found += q[x] * q[y] * np.array([accept[0], (1 - accept[0]) * accept[1]])
     np.testing.assert_allclose(found, multi_round(p, q, 2), atol=1e-12)
 

@@ -2,8 +2,8 @@
 
 A draft proposes the nodes of its tree to a whole batch, and says of each the distribution that it was really drawn
 from: after temperature, top-k and top-p, and without the elder siblings. It has state of its own, which never holds
-more than what is known. It lags behind by the newest token, and by one more for each stage above it: the last token of a
-draft that was wholly accepted was never read.
+more than what is known. It lags behind by the newest token, and by one more for each stage above it: the last token of
+a draft that was wholly accepted was never read.
 
 The numbers that decide are keyed by seed, position and stream as in `sampling`. A stream belongs to a stage (0 is the
 target, each draft one more), to a rank among siblings, and to a purpose. A token depends on numbers of its own and
