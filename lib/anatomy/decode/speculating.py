@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from anatomy.decode import accepting
 from anatomy.decode.accepting import Rule
@@ -19,7 +19,7 @@ from anatomy.decode.decoder import empty_cache, first_after, placed
 from anatomy.decode.drafts import Drafter, State
 from anatomy.decode.requests import Limits
 from anatomy.decode.sampling import Sampling
-from anatomy.decode.speculative import At, check_vocabulary, take_round, written
+from anatomy.decode.speculative import Adapted, At, check_adapted, check_vocabulary, take_round, written
 from anatomy.decode.step import sender
 from anatomy.model import Config, Weights, apart
 from anatomy.model.dispatch import Dispatch
@@ -31,6 +31,7 @@ class Kept(NamedTuple):
     target: Cache
     draft: State
     history: Int[Array, "B N"]
+    seen: Float[Array, "B 2"]  # as `Adapted` counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,24 +41,27 @@ class Speculating:
     Attributes:
         config: of the target.
         weights: of the target, apart.
-        drafter: who drafts; its draft is as long as its tree.
+        drafter: who drafts.
         rule: what is accepted.
+        adapted: how the length of a chain follows acceptance; by default drafts are as long as they can be.
         send: name of the dispatch, or None for the fastest.
 
     Raises:
-        ValueError: the vocabularies differ, or the dispatch drops.
+        ValueError: the vocabularies differ, the dispatch drops, or a tree is to be adapted.
     """
 
     config: Config
     weights: Weights
     drafter: Drafter
     rule: Rule = accepting.exact
+    adapted: Adapted | None = None
     send: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what does not fit together; take the weights apart."""
         sender(self.send, "decode", 1)
         check_vocabulary("Speculating", self.config, self.drafter)
+        check_adapted("Speculating", self.adapted, self.drafter)
         object.__setattr__(self, "weights", apart(self.weights))
 
     @property
@@ -68,7 +72,8 @@ class Speculating:
     def empty(self, slots: int, limits: Limits, chunk: int) -> Kept:
         """Empty caches and texts."""
         cache = empty_cache(self.config, slots, limits)
-        return Kept(cache, self.drafter.empty(slots, cache.room), jnp.zeros((slots, cache.room), jnp.int32))
+        history = jnp.zeros((slots, cache.room), jnp.int32)
+        return Kept(cache, self.drafter.empty(slots, cache.room), history, Adapted.before(slots))
 
     def read(self, state, table, length, rows, tokens, count, how):
         """As the protocol says; the draft reads too."""
@@ -78,7 +83,7 @@ class Speculating:
 
     def make(self, state, table, length, token, going, how):
         """As the protocol says: a round."""
-        fixed = self.config, sender(self.send, "decode", len(token) * (self.ahead + 1)), self.rule
+        fixed = self.config, sender(self.send, "decode", len(token) * (self.ahead + 1)), self.rule, self.adapted
         state = state._replace(target=placed(state.target, table, length))
         return _make(*fixed, self.weights, self.drafter, state, token, going.astype(bool), how)
 
@@ -96,18 +101,22 @@ def _read(
     how: Sampling,
 ) -> tuple[Int[Array, "R"], Kept]:
     """Target and draft read a part of prompts."""
-    start = state.target.length
-    history = state.history.at[rows].set(written(state.history[rows], start[rows], tokens, count))
-    draft = drafter.read(drafter.settle(state.draft, start + 1, None), tokens, count, rows)
+    start = state.target.length[rows]
+    history = state.history.at[rows].set(written(state.history[rows], start, tokens, count))
+    # Of the other rows the host may not know yet what was accepted in this step: their drafts stay as they are.
+    known = jnp.full(len(history), history.shape[1] + 1, jnp.int32).at[rows].set(start + 1)
+    draft = drafter.read(drafter.settle(state.draft, known, None), tokens, count, rows)
+    seen = jnp.where(start[:, None] == 0, Adapted.before(len(rows)), state.seen[rows])
     first, target = first_after(config, send, weights, state.target, tokens, count, rows, how)
-    return first, Kept(target, draft, history)
+    return first, Kept(target, draft, history, state.seen.at[rows].set(seen))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=5)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=6)
 def _make(
     config: Config,
     send: Dispatch,
     rule: Rule,
+    adapted: Adapted | None,
     weights: Weights,
     drafter: Drafter,
     state: Kept,
@@ -120,6 +129,10 @@ def _make(
     history = written(state.history, length, token[:, None], going.astype(jnp.int32))
     draft = drafter.settle(state.draft, length + 1, None)
     at = At(state.target, draft, history, length + 1)
-    wanted = jnp.full(len(token), drafter.tree.height, jnp.int32)
+    wanted, seen = jnp.full(len(token), drafter.tree.height, jnp.int32), state.seen
+    if adapted is not None:
+        wanted = adapted.length(seen, drafter.tree.drafted)
     one, at = take_round(config, weights, drafter, rule, send, at, wanted, going, how)
-    return one.tokens, one.count, Kept(at.target, at.draft, at.history)
+    if adapted is not None:
+        seen = adapted.noted(seen, one)
+    return one.tokens, one.count, Kept(at.target, at.draft, at.history, seen)

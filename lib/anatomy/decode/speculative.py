@@ -257,10 +257,15 @@ class Adapted:
         best = lambda a: best_length(even_survival(a, most), self.draft, block)  # noqa: E731
         return jnp.maximum(jax.vmap(best)(seen[:, 0] / seen[:, 1]), 1).astype(jnp.int32)
 
-    def noted(
-        self, seen: Float[Array, "B 2"], accepted: Int[Array, "B"], judged: Int[Array, "B"]
-    ) -> Float[Array, "B 2"]:
-        """Counts after a round."""
+    @staticmethod
+    def before(batch: int) -> Float[Array, "B 2"]:
+        """Counts before the first round: as if four of five were accepted."""
+        return jnp.tile(jnp.array([1.0, 1.25], jnp.float32), (batch, 1))
+
+    def noted(self, seen: Float[Array, "B 2"], one: Round) -> Float[Array, "B 2"]:
+        """Counts after a round; of a row that took no part, as they were."""
+        accepted = jnp.where(one.count > 0, one.walk.accepted, 0)
+        judged = jnp.where(one.count > 0, jnp.minimum(accepted + 1, one.drafted.there.sum(1)), 0)
         new = jnp.stack([accepted, judged], axis=1).astype(seen.dtype)
         return seen * (self.memory**judged)[:, None].astype(seen.dtype) + new
 
@@ -291,6 +296,16 @@ def check_vocabulary(owner: str, config: Config, drafter: Drafter) -> None:
     """
     if drafter.vocabulary != config.vocabulary:
         raise ValueError(f"{owner}.drafter has a vocabulary of {drafter.vocabulary}; allowed: {config.vocabulary}")
+
+
+def check_adapted(owner: str, adapted: Adapted | None, drafter: Drafter) -> None:
+    """Refuse to adapt the length of what has none.
+
+    Raises:
+        ValueError: the draft is a tree.
+    """
+    if adapted is not None and not drafter.tree.is_chain:
+        raise ValueError(f"{owner}.adapted is for chains; allowed: None for a tree")
 
 
 def speculate(
@@ -334,8 +349,7 @@ def speculate(
     check_vocabulary("speculate", config, drafter)
     length = tree.drafted if length is None else length
     check_arguments("speculate", between(high=tree.drafted, whole=True), length=length)
-    if adapted is not None and not tree.is_chain:
-        raise ValueError("speculate.adapted is for chains; allowed: None for a tree")
+    check_adapted("speculate", adapted, drafter)
     tokens, size = padded(prompts, config.vocabulary, chunk)
     if (most := int(size.max()) + limit) > config.context:
         raise ValueError(f"speculate.tokens: prompt and limit need {most}; allowed: at most {config.context}")
@@ -421,16 +435,14 @@ def _speculate(
         accepted = jnp.where(loop.going, one.walk.accepted, 0)
         seen = loop.seen
         if fixed.adapted is not None:
-            seen = fixed.adapted.noted(seen, accepted, jnp.minimum(accepted + 1, drafted))
+            seen = fixed.adapted.noted(seen, one)
         return Loop(
             at, going, written(loop.made, loop.count, one.tokens, added), loop.count + added,
             loop.rounds + loop.going, loop.drafted + drafted, loop.accepted + accepted, seen,
         )  # fmt: skip
 
     nothing = jnp.zeros(batch, jnp.int32)
-    seen = jnp.ones((batch, 2), jnp.float32) * jnp.array([1.0, 1.25], jnp.float32)  # as if four of five were accepted
-    loop = jax.lax.while_loop(
-        lambda loop: loop.going.any(), more, Loop(at, going, made, one, nothing, nothing, nothing, seen)
-    )
+    start = Loop(at, going, made, one, nothing, nothing, nothing, Adapted.before(batch))
+    loop = jax.lax.while_loop(lambda loop: loop.going.any(), more, start)
     ended = jnp.isin(jnp.take_along_axis(loop.made, loop.count[:, None] - 1, axis=1)[:, 0], end)
     return loop.made, loop.count, ended, loop.rounds, loop.drafted, loop.accepted, loop.at
