@@ -25,17 +25,25 @@ from anatomy.decode import (
     record,
     sampling,
     speculate,
+    speculative,
     wide,
 )
 from anatomy.model import Config, apart, forward, init
 from anatomy.model.dispatch import all_experts
 from hypothesis import given
+from support import quick
 
 # The dispatch whose answers are the same to the last bit whatever the neighbours are.
 CONFIG = Config(vocabulary=16, layers=2, d_model=16, heads=2, head_dim=8, d_ff=16, experts=2, top_k=1, context=64)
 SMALL = CONFIG.replace(layers=1, experts=1)
 SEND = "all_experts"
 LIMIT = 14
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with quick.compiled(speculative, "_speculate", static_argnums=0, donate_argnums=1):
+        yield
 
 
 @functools.cache
@@ -267,7 +275,7 @@ def test_the_law_is_seen_to_be_another_where_q_is_not_what_was_drawn_from():
 
 @pytest.mark.parametrize("rule", [Lenient(0.4), Threshold(0.3)], ids=str)
 def test_relaxed_rules_draw_from_the_law_that_they_tell_the_distance_of(rule):
-    """Of the second token, which is the first that is drafted: p and q after each first token, weighed by its chance."""
+    """Of the second token, the first that is drafted: p and q after each first token, weighed by its chance."""
     drafter, draws = tiny_model(chain(1)), 2**15
     count = drawn(drafter, {}, draws, rule=rule, batch=draws).reshape(4, 4, 4).sum(2)
     tokens = np.stack([np.ones(4, int), np.arange(4)], axis=1)

@@ -86,7 +86,7 @@ def take_round(
     drafted, draft = drafter.propose(at.draft, at.history, at.known, wanted, going, how, stage + 1)
     newest = jnp.take_along_axis(at.history, at.known[:, None] - 1, axis=1)
     tokens = jnp.concatenate([newest, drafted.token], axis=1)
-    count = jnp.where(going, 1 + drafted.there.sum(1), 0).astype(jnp.int32)
+    count = jnp.where(going, 1 + drafted.there.sum(1, dtype=jnp.int32), 0)
     x, target = extend(config, weights, at.target, tokens, count, send, branches=tree.branches(slice(0, None)))
     p = distribution(logits(config, weights, x), wide)
 
@@ -428,10 +428,10 @@ def _speculate(
             wanted = jnp.minimum(wanted, left - 1)  # one comes of itself
         one, at = take_round(config, weights, drafter, fixed.rule, fixed.block, loop.at, wanted, loop.going, how)
         stops = jnp.isin(one.tokens, end)
-        until = jnp.where(stops.any(1), jnp.argmax(stops, axis=1) + 1, one.count)
+        until = jnp.where(stops.any(1), 1 + jnp.argmax(stops, axis=1).astype(jnp.int32), one.count)
         added = jnp.minimum(jnp.minimum(one.count, until), left)
         going = loop.going & (added < left) & ~stops.any(1)
-        drafted = jnp.where(loop.going, one.drafted.there.sum(1), 0)
+        drafted = jnp.where(loop.going, one.drafted.there.sum(1, dtype=jnp.int32), 0)
         accepted = jnp.where(loop.going, one.walk.accepted, 0)
         seen = loop.seen
         if fixed.adapted is not None:
