@@ -42,7 +42,9 @@ def test_a_larger_model_is_the_same_function(sizes):
 
 
 def test_weights_that_are_apart_are_enlarged_alike():
-    for one, other in zip(*(jax.tree.leaves(enlarge(CONFIG, w, layers=3)[1]) for w in (weights(), apart(weights())))):
+    for one, other in zip(
+        *(jax.tree.leaves(enlarge(CONFIG, w, layers=3)[1]) for w in (weights(), apart(weights()))), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -70,5 +72,5 @@ def test_what_cannot_grow_is_refused(sizes, says):
 
 def test_query_heads_of_several_groups_are_not_enlarged():
     config = CONFIG.replace(kv_heads=2)
-    with pytest.raises(ValueError, match="enlarge.heads is 4; allowed: 2, as kv_heads is 2"):
+    with pytest.raises(ValueError, match=r"enlarge.heads is 4; allowed: 2, as kv_heads is 2"):
         enlarge(config, init(config, jax.random.key(0)), heads=4)
