@@ -18,7 +18,7 @@ KINDS = {"given", "derivable", "structural", "comparison", "opinion", "predictio
 WORKED_THROUGH = (
     "intro", "replicability", "architecture", "dataset", "parallelism", "training-cost", "moe-tradeoffs",
     "inference-tradeoffs", "inference-infrastructure", "inference-cost",
-    "multi-query-attention", "continuous-batching", "speculative-decoding",
+    "multi-query-attention", "continuous-batching", "speculative-decoding", "vision",
 )  # fmt: skip
 every_checked = pytest.mark.parametrize("key", sorted(CHECKED))
 
@@ -138,6 +138,14 @@ EXPECTED = {
     "sd.lossless": Verdict.CONDITIONAL,
     "sd.small_batch": Verdict.PARTLY,
     "sd.used": Verdict.LOST,
+    "meta.source": Verdict.CONFIRMED,
+    "vis.150x": Verdict.CONDITIONAL,
+    "vis.600_4": Verdict.CONDITIONAL,
+    "vis.adds": Verdict.NO_EVIDENCE,
+    "vis.compress": Verdict.LOST,
+    "vis.gpt5_gen": Verdict.REFUTED,
+    "vis.io_low": Verdict.CONDITIONAL,
+    "vis.least": Verdict.OPINION,
 }
 
 
@@ -198,6 +206,8 @@ def number(found):
         ("data.tokens", "train.flops", 1),
         ("data.tokens", "arch.active_params", -1),
         ("data.multi_epoch", "data.tokens", 1),
+        ("vis.io_low", "data.tokens", 1),
+        ("vis.io_low", "train.flops", -1),
     ],
 )
 def test_findings_move_with_the_claims_they_are_computed_from(key, computed_from, power, monkeypatch):
