@@ -296,8 +296,9 @@ def io_low(claim: Claim) -> Finding:
         float(seen.share) < LOW,
         f"At the speed of the article's run, {speed() / 1e6:.2f} million tokens a second, text is "
         f"{readable(float(read.cluster), 'B/s')} for all 25,000 chips and raw pixels are "
-        f"{readable(float(seen.cluster), 'B/s')}: {readable(float(seen.chip), 'B/s')} a chip, {float(seen.share):.1e} "
-        "of its network. The original says this of text only; it is true of both. Where the encoder trains alone it "
+        f"{readable(float(seen.cluster), 'B/s')}: {readable(float(seen.chip), 'B/s')} a chip, of which its "
+        f"network could carry {readable(1 / float(seen.share))} times as much. The original says "
+        "this of text only; it is true of both. Where the encoder trains alone it "
         f"is {readable(float(alone.chip), 'B/s')} a chip, {float(alone.share):.1%} of the network.",
         value=float(seen.share),
         unit="share",
