@@ -297,7 +297,7 @@ def io_low(claim: Claim) -> Finding:
         f"At the speed of the article's run, {speed() / 1e6:.2f} million tokens a second, text is "
         f"{readable(float(read.cluster), 'B/s')} for all 25,000 chips and raw pixels are "
         f"{readable(float(seen.cluster), 'B/s')}: {readable(float(seen.chip), 'B/s')} a chip, of which its "
-        f"network could carry {readable(1 / float(seen.share))} times as much. The original says "
+        f"network could carry {readable(float(f'{1 / float(seen.share):.2g}'))} times as much. The original says "
         "this of text only; it is true of both. Where the encoder trains alone it "
         f"is {readable(float(alone.chip), 'B/s')} a chip, {float(alone.share):.1%} of the network.",
         value=float(seen.share),
@@ -347,12 +347,12 @@ def compress(claim: Claim) -> Finding:
 @check("vis.hw")
 def hardware(claim: Claim) -> Finding:
     """What a chip has to take in."""
-    chip = float(load(raw(), encoder_speed(printed("train.gpus"))).chip)
+    chip, bandwidth = float(load(raw(), encoder_speed(printed("train.gpus"))).chip), float(machine().inside.bandwidth)
     return uncheckable(
         claim,
         f"What is vital to vendors is theirs to say. Even where an encoder trains alone, a chip takes in "
-        f"{readable(chip, 'B/s')} of pixels; its network carries a thousand times that. What does grow is work on the "
-        "host: files have to be decoded.",
+        f"{readable(chip, 'B/s')} of pixels; its network carries {bandwidth / chip:,.0f} times that. What does "
+        "grow is work on the host: files have to be decoded.",
         beside=(chip, "B/s"),
     )
 
