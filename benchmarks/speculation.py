@@ -128,9 +128,9 @@ def beside_plain(two: Pair, batch: int, drafters: dict[str, Drafter], **how: flo
         "peer": count / seconds["plain"],
         "batch": batch,
         "draft": best,
-        "tokens_per_round": tokens,
+        "tokens_per_round": float(tokens),
         "block": block["idle"] / block["plain"],
-        "limit_if_drafts_were_free": tokens / (block["idle"] / block["plain"]),
+        "limit_if_drafts_were_free": float(tokens * block["plain"] / block["idle"]),
         "megabytes": megabytes(two.weights),
         "all": {name: seconds["plain"] / seconds[name] for name in drafters},
     }
@@ -143,11 +143,11 @@ def dense() -> Pair:
 
 def dense_at_one(two: Pair) -> dict[str, Any]:
     """Batch 1 at temperature 1; beside it, greedily."""
-    lengths = {f"{n} tokens": two.drafter(chain(n)) for n in (2, 4, 6)}
-    trees = {"a tree of 8": two.drafter(of_paths(best_tree(RANKS, 8)))}
-    result = beside_plain(two, 1, lengths | trees)
-    text = {f"the text, {n} tokens": Lookup(VOCABULARY, chain(n)) for n in (8,)}
-    greedy = beside_plain(two, 1, lengths | text, temperature=0.0)
+    lengths = {f"{n} tokens": two.drafter(chain(n)) for n in (2, 4)}
+    tree = {"a tree of 8": two.drafter(of_paths(best_tree(RANKS, 8)))}
+    result = beside_plain(two, 1, lengths | tree)
+    text = {"the text, 8 tokens": Lookup(VOCABULARY, chain(8))}
+    greedy = beside_plain(two, 1, {"4 tokens": lengths["4 tokens"]} | text, temperature=0.0)
     return result | {"greedy": greedy["value"], "greedy_draft": greedy["draft"], "greedy_all": greedy["all"]}
 
 
@@ -213,7 +213,7 @@ def law_error() -> dict[str, Any]:
     with jax.enable_x64(True):
         cases = list(itertools.product(TREES, SETTINGS))
         worst = max(error(tree, vocabulary, how, exact) for (tree, vocabulary), how in cases)
-    return {"value": worst, "unit": "of a probability, largest error", "cases": len(cases)}
+    return {"value": float(worst), "unit": "of a probability, largest error", "cases": len(cases)}
 
 
 def measure() -> Iterator[tuple[str, dict[str, Any]]]:

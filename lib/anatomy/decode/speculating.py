@@ -103,10 +103,11 @@ def _read(
     """Target and draft read a part of prompts."""
     start = state.target.length[rows]
     history = state.history.at[rows].set(written(state.history[rows], start, tokens, count))
-    # Of the other rows the host may not know yet what was accepted in this step: their drafts stay as they are.
-    known = jnp.full(len(history), history.shape[1] + 1, jnp.int32).at[rows].set(start + 1)
+    # Of rows that do not read the host may not know yet what was accepted in this step: their drafts stay as they are.
+    whatever = history.shape[1] + 1
+    known = jnp.full(len(history), whatever, jnp.int32).at[rows].set(jnp.where(count > 0, start + 1, whatever))
     draft = drafter.read(drafter.settle(state.draft, known, None), tokens, count, rows)
-    seen = jnp.where(start[:, None] == 0, Adapted.before(len(rows)), state.seen[rows])
+    seen = jnp.where(((start == 0) & (count > 0))[:, None], Adapted.before(len(rows)), state.seen[rows])
     first, target = first_after(config, send, weights, state.target, tokens, count, rows, how)
     return first, Kept(target, draft, history, state.seen.at[rows].set(seen))
 
