@@ -53,8 +53,8 @@ def record(
 
         - `known`: how many tokens are known before it.
         - `newest`: the last of them.
-        - `drafted`: list of nodes: `node`, `parent`, `depth`, `token`, `p` and `q` of the token, `accept` the chance that
-          it is accepted once it is its turn, `at` the uniform number that it is compared with, `fate`: "accepted",
+        - `drafted`: list of nodes: `node`, `parent`, `depth`, `token`, `p` and `q` of the token, `accept` the chance
+          that it is accepted once it is its turn, `at` the uniform number that it is compared with, `fate`: "accepted",
           "rejected", or "not reached", and `target` and `draft`, the likeliest tokens of both distributions as
           [token, probability].
         - `last`: the token that the target drew: `token`, `kind` ("resampled" in place of a rejected one, or "bonus"
