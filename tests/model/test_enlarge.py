@@ -38,7 +38,7 @@ def test_a_larger_model_is_the_same_function(sizes):
     fresh = jax.eval_shape(lambda: init(config, jax.random.key(0)))
     assert jax.tree.map(lambda a: a.shape, larger) == jax.tree.map(lambda a: a.shape, fresh)
     wanted = run(CONFIG, weights(), tokens())
-    np.testing.assert_allclose(run(config, larger, tokens()), wanted, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(run(config, larger, tokens()), wanted, rtol=2e-4, atol=5e-4)  # logits up to 10
 
 
 def test_weights_that_are_apart_are_enlarged_alike():

@@ -51,17 +51,16 @@ def record(
     Returns:
         Of each round, with tokens as ids and of JSON's types throughout:
 
-            known      how many tokens are known before it
-            newest     the last of them
-            drafted    list of nodes: `node`, `parent`, `depth`, `token`, `p` and `q` of the token, `accept` the chance
-                       that it is accepted once it is its turn, `at` the uniform number that it is compared with,
-                       `fate`: "accepted", "rejected", or "not reached", and `target` and `draft`, the likeliest tokens
-                       of both distributions as [token, probability]
-            last       the token that the target drew: `token`, `kind` ("resampled" in place of a rejected one, or
-                       "bonus" after a draft that was wholly accepted or had no more), `probability` and `from`, the
-                       likeliest tokens of what it was drawn from, and `target`, those of p before anything was taken
-                       off
-            tokens     what the round added
+        - `known`: how many tokens are known before it.
+        - `newest`: the last of them.
+        - `drafted`: list of nodes: `node`, `parent`, `depth`, `token`, `p` and `q` of the token, `accept` the chance
+          that it is accepted once it is its turn, `at` the uniform number that it is compared with, `fate`: "accepted",
+          "rejected", or "not reached", and `target` and `draft`, the likeliest tokens of both distributions as
+          [token, probability].
+        - `last`: the token that the target drew: `token`, `kind` ("resampled" in place of a rejected one, or "bonus"
+          after a draft that was wholly accepted or had no more), `probability` and `from`, the likeliest tokens of what
+          it was drawn from, and `target`, those of p before anything was taken off.
+        - `tokens`: what the round added.
 
     Raises:
         TypeError, ValueError: an argument is not allowed; the message names it.

@@ -3,11 +3,11 @@
 Speed depends on shapes and not on values, acceptance on values and not on shapes. So a small model that was trained,
 enlarged, is a large one of which both are real.
 
-    stream      zeros beyond the trained width. A norm divides by the root of the mean square, which r times the width
-                makes smaller by sqrt(r): its scale is divided by sqrt(r), its epsilon by r.
-    heads       more query heads, whose outputs are not read.
-    experts     more inner units, whose outputs are not read.
-    layers      more of them, which add nothing to the stream.
+- Stream: zeros beyond the trained width. A norm divides by the root of the mean square, which r times the width makes
+  smaller by sqrt(r): its scale is divided by sqrt(r), its epsilon by r.
+- Heads: more query heads, whose outputs are not read.
+- Experts: more inner units, whose outputs are not read.
+- Layers: more of them, which add nothing to the stream.
 """
 
 import dataclasses
