@@ -254,8 +254,8 @@ def intensity(claim: Claim) -> Finding:
         f"{2 * value:,.0f}. Per "
         f"byte that is so where a weight has one byte; in FP16 it is {value / 2:.0f} and {value:.0f}. And it is FLOP "
         "per "
-        "byte: the article writes FLOP/s, which would have to be per byte a second. With 16 experts it takes eight "
-        "times the batch.",
+        "byte: the article writes FLOP/s, which would have to be per byte a second. An expert of 16, of "
+        f"which a token uses two, needs {printed('arch.n_experts') / printed('arch.top_k'):.0f} times the batch.",
         condition="weights of one byte, and FLOP where FLOP/s is written",
     )
 
