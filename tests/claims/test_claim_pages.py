@@ -178,3 +178,10 @@ def test_the_summary_counts_every_claim_once():
 
 def test_every_verdict_has_a_tone():
     assert set(TONES) == set(Verdict)
+
+
+def test_readers_see_names_and_no_keys_of_the_bibliography():
+    for claim in CLAIMS.values():
+        assert not re.search(r"\b[a-z]{3,}(19|20)\d\d[a-z]+", f"{claim.claim} {claim.original} {claim.note}"), claim.id
+    # A key may be of another spelling than the name.
+    assert SHOW.cite("pihl2023latency").text == "Pungas 2023" and SHOW.cite("openai2023gpt4").text == "OpenAI 2023"

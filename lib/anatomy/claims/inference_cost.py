@@ -8,12 +8,37 @@ from anatomy.claims.inference_infrastructure import SERVING, served
 from anatomy.claims.ledger import Claim, check
 from anatomy.claims.record import record
 from anatomy.cost.inference.day import Day, daily_load, day
-from anatomy.cost.inference.steps import decode, overheads
-from anatomy.specs import Serving, architecture, cluster
+from anatomy.cost.inference.memory import largest_batch
+from anatomy.cost.inference.steps import Pass, decode, overheads
+from anatomy.specs import Serving, architecture, catalogue, cluster
 
 BATCH = 4096.0  # sequences in flight on the cluster, as the article says of it
+FEW = 256.0  # sequences on a cluster that is far from full
 HALF_FULL = 4096.0  # tokens in the cache, on average over an answer that ends at 8k
-WIDTHS = {"a100_sxm_40gb": 2.0, "h100_sxm": 1.0}  # bytes of a weight that meet both prices
+A100, H100 = "a100_sxm_40gb", "h100_sxm"
+RENTED_FROM = "Azure ND96asr, 3 years"  # OpenAI's machines are Azure's; what it pays is not public
+
+
+def a100_hour() -> float:
+    """Dollars for an hour of an A100 of 40 GB: the public price of the cloud that OpenAI uses, for three years."""
+    rents = catalogue.table("prices")["rental"]
+    return next(r["dollars_per_hour"] for r in rents if (r["chip"], r["who"]) == (A100, RENTED_FROM))
+
+
+def davinci(context: float = 2048.0) -> Pass:
+    """A decode step of GPT-3, with its 96 key heads, on eight A100 of 80 GB with all the sequences that fit.
+
+    Args:
+        context: tokens of each sequence in the cache.
+    """
+    shape, plan, box = architecture("gpt3_175b"), Serving(tensor=8.0), cluster("a100_sxm_80gb", 1)
+    most = largest_batch(shape, plan, box.node.chip.memory, context)
+    return decode(shape, plan, box, overheads("ampere"), most, context)
+
+
+def chip_seconds(made: Pass) -> float:
+    """Seconds of a chip for each token of a pass."""
+    return 1 / float(made.tokens_per_chip)
 
 
 def per_thousand(key: str, chip_hour: float, weight_bytes: float, sequences: float = BATCH) -> float:
@@ -64,27 +89,23 @@ def feed_forward(claim: Claim) -> Finding:
 @check("cost.reason")
 def why_dearer(claim: Claim) -> Finding:
     """What sets GPT-4 apart from a dense 175B on the same chips: bytes, FLOP, and how full they run."""
-    gpt4 = served(BATCH, context=HALF_FULL)
-    constants, dense = overheads("ampere"), Serving(tensor=8.0)
-    box = cluster("a100_sxm_80gb", 1)
-    small = decode(architecture("gpt3_175b"), dense, box, constants, 24.0, 2048.0)  # what its own cache leaves room for
-    full = decode(architecture("gpt3_175b"), dense, box, constants, 4096.0 / 16, 1.0)
-    ratio = (gpt4.chips * gpt4.seconds / gpt4.tokens) / (small.chips * small.seconds / small.tokens)
-    flop = float(gpt4.flop / gpt4.tokens) / float(full.flop / full.tokens)
+    gpt4, few, small = served(BATCH, context=HALF_FULL), served(FEW, context=HALF_FULL), davinci()
+    ratio, dear = (chip_seconds(made) / chip_seconds(small) for made in (gpt4, few))
+    flop = float(gpt4.flop / gpt4.tokens) / float(small.flop / small.tokens)
+    held = printed("arch.total_params") / float(architecture("gpt3_175b").parameters.total)
     return decide(
         claim,
-        float(gpt4.mfu) < float(small.mfu),
-        f"By the cost model a token of GPT-4 takes {float(ratio):.2f} times the chip-seconds of GPT-3's on eight "
-        "A100 of "
-        f"80 GB with 24 sequences of 2k, {flop:.1f} times the FLOP and "
-        f"{printed('arch.total_params') / 175e9:.0f} times the weights to read, shared by a batch of 4,096. GPT-4's "
-        f"cluster would run at {float(gpt4.mfu):.1%} of peak, that box at {float(small.mfu):.1%}: multi-query "
-        "attention "
-        "lets the larger model run the fuller batch. So at the article's own batch utilisation is no reason for a "
-        "higher cost; a cluster that is not full is.",
-        value=float(ratio),
+        ratio > 1 and float(gpt4.mfu) < float(small.mfu),
+        f"By the cost model a token of GPT-4 takes {ratio:.2f} times the chip-seconds of GPT-3's on eight A100 of "
+        f"80 GB with the {float(small.sequences):.0f} sequences of 2k that fit: {flop:.1f} times the FLOP and "
+        f"{held:.0f} times the weights to read, shared by a batch of {BATCH:,.0f}. GPT-4's cluster would run at "
+        f"{float(gpt4.mfu):.1%} of peak, that box at {float(small.mfu):.1%}: multi-query attention lets the larger "
+        "model run the fuller batch. So at the article's own batch utilisation is no reason for a higher cost. On a "
+        f"cluster that is not full it is: with {FEW:.0f} sequences GPT-4 would run at {float(few.mfu):.1%} and cost "
+        f"{dear:.1f} times as much as GPT-3.",
+        value=ratio,
         unit="times",
-        in_part=float(gpt4.chips) > box.chips,
+        in_part=dear > 1 and float(few.mfu) < float(small.mfu),
         evidence=Evidence.COST_MODEL,
         assumes=["davinci has multi-head attention, as GPT-3"],
     )
@@ -93,18 +114,18 @@ def why_dearer(claim: Claim) -> Finding:
 @check("cost.a100")
 def on_a100(claim: Claim) -> Finding:
     """The price by the cost model in FP16, at the article's own dollar an hour and at what it would take."""
-    one = per_thousand("a100_sxm_40gb", 1.0, 2.0)
-    hour = printed("cost.a100") / one
+    one, rent = per_thousand(A100, 1.0, 2.0), a100_hour()
     return compare(
         claim,
-        per_thousand("a100_sxm_40gb", 1.29, 2.0),
-        "With 4,096 sequences, half of 8k in the cache and FP16 weights, 128 A100 make "
-        f"{128 / 3600 / one * 1e3:,.0f} tokens a second. At the article's $1 an hour, 1,000 tokens cost ${one:.4f}; "
-        f"$0.0049 asks for ${hour:.2f} an hour, between the $1.10 that Lambda took in 2022 and the $1.45 of three "
-        "years "
-        "at AWS. Nothing in the article says which price it used.",
-        condition="FP16, 4,096 sequences, one key head, and $1.29 for an A100-hour",
+        rent * one,
+        f"With {BATCH:,.0f} sequences, half of 8k in the cache and FP16 weights, 128 A100 make "
+        f"{tokens_implied(A100, one, 1.0):,.0f} tokens a second. At the article's $1 an hour, 1,000 tokens cost "
+        f"${one:.4f}; the printed price asks for ${printed('cost.a100') / one:.2f} an hour. Azure, whose machines "
+        f"OpenAI uses, took ${rent:.2f} for three years; what OpenAI pays is not public, and nothing in the article "
+        "says which price it used.",
+        condition=f"FP16, {BATCH:,.0f} sequences, one key head, and ${rent:.2f} for an A100-hour",
         evidence=Evidence.COST_MODEL,
+        sources=["cottier2024rising"],
         tolerance=0.1,
     )
 
@@ -113,15 +134,15 @@ def on_a100(claim: Claim) -> Finding:
 def on_h100(claim: Claim) -> Finding:
     """The same on H100, in FP16 and FP8."""
     hour = printed("train.h100_price")
-    wide, narrow = (per_thousand("h100_sxm", hour, width) for width in (2.0, 1.0))
+    wide, narrow = (per_thousand(H100, hour, width) for width in (2.0, 1.0))
     return compare(
         claim,
         narrow,
         f"At the article's ${hour:.0f} for an H100-hour, 1,000 tokens cost ${wide:.4f} in FP16 and ${narrow:.4f} in "
         "FP8. "
         "The printed price is that of FP8, while the price for A100 is that of FP16: the A100 has no FP8, but int8 "
-        f"would bring it to ${per_thousand('a100_sxm_40gb', 1.29, 1.0):.4f} too.",
-        condition="FP8, 4,096 sequences, one key head, and $2 for an H100-hour",
+        f"would bring it to ${per_thousand(A100, a100_hour(), 1.0):.4f} too.",
+        condition=f"FP8, {BATCH:,.0f} sequences, one key head, and ${hour:.0f} for an H100-hour",
         evidence=Evidence.COST_MODEL,
         tolerance=0.15,
     )
@@ -130,12 +151,10 @@ def on_h100(claim: Claim) -> Finding:
 @check("cost.ratio")
 def ratio(claim: Claim) -> Finding:
     """Throughput of an H100 over that of an A100, by both precisions."""
-    rates = {
-        (key, width): 1 / per_thousand(key, 1.0, width) for key in ("a100_sxm_40gb", "h100_sxm") for width in (1.0, 2.0)
-    }
-    mixed = rates["h100_sxm", 1.0] / rates["a100_sxm_40gb", 2.0]
+    rates = {(key, width): 1 / per_thousand(key, 1.0, width) for key in (A100, H100) for width in (1.0, 2.0)}
+    mixed = rates[H100, 1.0] / rates[A100, 2.0]
     hour = printed("train.h100_price") * printed("cost.a100") / printed("cost.h100") / mixed
-    alike = [rates["h100_sxm", width] / rates["a100_sxm_40gb", width] for width in (2.0, 1.0)]
+    alike = [rates[H100, width] / rates[A100, width] for width in (2.0, 1.0)]
     return compare(
         claim,
         mixed,
@@ -151,13 +170,12 @@ def ratio(claim: Claim) -> Finding:
 @check("cost.assume")
 def assume(claim: Claim) -> Finding:
     """The price at smaller batches."""
-    full, few = (per_thousand("a100_sxm_40gb", 1.29, 2.0, n) for n in (BATCH, 256.0))
+    full, few = (per_thousand(A100, a100_hour(), 2.0, n) for n in (BATCH, FEW))
     return decide(
         claim,
         few > 2 * full,
-        f"It says so itself, and it matters: with 256 sequences in place of 4,096, 1,000 tokens cost ${few:.3f} in "
-        "place "
-        f"of ${full:.4f}, {few / full:.0f} times as much.",
+        f"It says so itself, and it matters: with {FEW:.0f} sequences in place of {BATCH:,.0f}, 1,000 tokens cost "
+        f"${few:.3f} in place of ${full:.4f}, {few / full:.0f} times as much.",
         value=few / full,
         unit="times",
         condition="FP16 on 128 A100",

@@ -178,7 +178,7 @@ def reason(claim: Claim) -> Finding:
     return uncheckable(
         claim,
         "Nobody outside knows the reason. With the same weights cut into 128 experts in place of 16, a step with 256 "
-        f"tokens a micro-batch would take {abs(many / one - 1):.0%} less time: it touches nearly all of them either "
+        f"tokens a micro-batch would change its time by {many / one - 1:+.0%}: it touches nearly all of them either "
         f"way.",
     )
 
@@ -239,7 +239,8 @@ def five_hundred(claim: Claim) -> Finding:
         claim,
         value,
         f"4,000 tokens with two choices among sixteen give {value:.0f} to each, if they pass a layer together. If the "
-        f"4k are all that 16 stages have in flight, a layer sees 250 at a time and an expert {value / 16:.0f}.",
+        f"4k are all that 16 stages have in flight, a layer sees {batch / 16:.0f} at a time and an expert "
+        f"{value / 16:.0f}.",
         condition="4,000 tokens pass a layer at once",
     )
 
@@ -305,7 +306,7 @@ def node_parameters(claim: Claim) -> Finding:
         value,
         f"1.8 trillion over 16 nodes are {as_billions(total / 16)}, over 15 {as_billions(value)}. A node with eight of "
         f"120 layers and a token table holds {as_billions(fullest)} of the article's model, counted whole. 130 fits "
-        "neither; it is 8 % above the larger.",
+        f"neither; it is {printed('g4i.130B') / value - 1:.0%} above the larger.",
         tolerance=0.1,
         condition="fifteen nodes hold the layers",
         sources=["patel2023gpt4"],
@@ -429,12 +430,9 @@ def head(claim: Claim) -> Finding:
     return decide(
         claim,
         without >= even * (1 - 1e-9),
-        "Eight layers is the most that a stage has in either case, for 120 over 16 is 7.5: with the head node empty "
-        "or "
-        f"with 16 stages of up to eight the slowest stage, and so the rate, is the same ({without / even - 1:+.1%}). "
-        "An "
-        "empty head node costs nothing "
-        f"and has room for tables, sampling and whatever else. The tables alone, {readable(2 * table, 'B')}, would not "
+        "Eight layers is the most that a stage has in either case, for 120 over 16 is 7.5. An empty head node takes "
+        f"the logits off the slowest stage and changes the rate by {without / even - 1:+.1%}: it costs nothing and "
+        f"has room for tables, sampling and whatever else. The tables alone, {readable(2 * table, 'B')}, would not "
         "ask for it.",
         value=without / even,
         unit="times",

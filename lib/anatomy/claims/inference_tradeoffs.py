@@ -4,6 +4,7 @@ from anatomy.claims.architecture import printed
 from anatomy.claims.finding import Evidence, Finding, compare, decide, uncheckable
 from anatomy.claims.inference_infrastructure import CONTEXT, SERVING, machine, model, room, served
 from anatomy.claims.ledger import Claim, check
+from anatomy.claims.record import record
 from anatomy.cost.inference.memory import held_weights
 from anatomy.cost.inference.steps import Pass, decode, overheads, prefill
 from anatomy.cost.routing import experts_touched
@@ -89,13 +90,15 @@ def phases(claim: Claim) -> Finding:
 def reading(claim: Claim) -> Finding:
     """Tokens a second of a reader, slow and fast, by the original's own figures."""
     slow, fast = SLOW * WORD / 60, FAST * WORD / 60
+    users = record("chat_latency")
+    low, high = sorted(1 / seconds for seconds in users["seconds"])
     return compare(
         claim,
         slow,
         "250 words a minute, an ordinary reader, at the two tokens a word that the original counts with, are "
         f"{slow:.1f} tokens a second. Thirty is {FAST:,.0f} words a minute ({fast:.1f}), which nobody reads; at fewer "
-        "tokens a word it is less still. It is an upper bound, and it is GPT-4's users of 2023 who had 5 to 10.",
-        sources=["pihl2023latency"],
+        f"tokens a word it is less still. It is an upper bound; users of GPT-4 had {low:.0f} to {high:.0f} in 2023.",
+        sources=[users["source"]],
     )
 
 
@@ -203,11 +206,12 @@ def alone(claim: Claim) -> Finding:
     """Arithmetic at the peak over reading, for one user."""
     share = 2 / float(chip(H100).balance(8))
     made = box(1.0)
+    reading = float(made.weights / made.seconds)
     return decide(
         claim,
-        share < 0.05,
+        share < 0.05 and reading > 0.5,
         f"In 8 bits on an H100 the arithmetic of one token would take {share:.1%} of the time that its weights take to "
-        f"read. Reading is {float(made.weights / made.seconds):.0%} of the step of a 175B on eight of them; the rest "
+        f"read. Reading is {reading:.0%} of the step of a 175B on eight of them; the rest "
         "is "
         "starting kernels and sending messages, not arithmetic.",
         value=share,
@@ -250,8 +254,8 @@ def intensity(claim: Claim) -> Finding:
         f"{2 * value:,.0f}. Per "
         f"byte that is so where a weight has one byte; in FP16 it is {value / 2:.0f} and {value:.0f}. And it is FLOP "
         "per "
-        "byte: the article writes FLOP/s, which would have to be per byte a second. With 16 experts it takes eight "
-        "times the batch.",
+        "byte: the article writes FLOP/s, which would have to be per byte a second. An expert of 16, of "
+        f"which a token uses two, needs {printed('arch.n_experts') / printed('arch.top_k'):.0f} times the batch.",
         condition="weights of one byte, and FLOP where FLOP/s is written",
     )
 

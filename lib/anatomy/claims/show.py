@@ -40,6 +40,9 @@ NAMES = {
     "bytedance": "ByteDance",
     "mlperf": "MLPerf",
     "torchvision": "TorchVision",
+    "lamypoirier": "Lamy-Poirier",
+    "laurencon": "Laurençon",
+    "pihl": "Pungas",
 }
 
 
