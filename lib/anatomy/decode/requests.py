@@ -1,0 +1,154 @@
+"""What is asked of the engine, what it refuses, and what became of each request."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from anatomy.decode.cache import COUNT
+from anatomy.decode.sampling import ALL, Sampling, sampling
+from anatomy.specs.base import check_arguments
+
+
+class Refused(ValueError):
+    """A request that the engine cannot or will not take; the message names the field, its value and what is allowed."""
+
+    def __init__(self, name: str, value: Any, allowed: str) -> None:
+        """Of a field of `Request`, its value and what is allowed."""
+        super().__init__(f"Request.{name} is {value!r}; allowed: {allowed}")
+        self.name, self.value, self.allowed = name, value, allowed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt and how to go on from it.
+
+    Attributes:
+        name: of the request, by which it is cancelled and found again.
+        prompt: tokens.
+        limit: tokens to add at most.
+        end: tokens that end the answer.
+        temperature: as `sampling`; 0 is greedy.
+        top_k: as `sampling`.
+        top_p: as `sampling`.
+        seed: as `sampling`; the answer is the same whenever it is asked for again.
+
+    Raises:
+        TypeError, ValueError: a number is not allowed; the message names it.
+    """
+
+    name: str
+    prompt: Sequence[int]
+    limit: int
+    end: Sequence[int] = ()
+    temperature: float = 0.0
+    top_k: int = ALL
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers; whether the tokens are the model's, the engine knows."""
+        check_arguments("Request", COUNT, limit=self.limit)
+        self.how()
+        for tokens in ("prompt", "end"):
+            object.__setattr__(self, tokens, tuple(np.asarray(getattr(self, tokens)).tolist()))
+
+    @property
+    def tokens(self) -> int:
+        """Of prompt and answer, at most."""
+        return len(self.prompt) + self.limit
+
+    def how(self) -> Sampling:
+        """Settings of one sequence."""
+        return sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much the engine takes at once.
+
+    Attributes:
+        room: tokens of prompt and answer of one request.
+        queue: requests that wait for a slot.
+        page: tokens of a page of the cache; None reserves a row of `room` tokens for each slot instead.
+        pages: of the cache; by default enough for all slots.
+        readers: prompts that are read at once.
+
+    Raises:
+        TypeError, ValueError: a number is below 1 or not whole, or pages are given without the size of a page.
+    """
+
+    room: int
+    queue: int = 1024
+    page: int | None = None
+    pages: int | None = None
+    readers: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what is impossible."""
+        for field in dataclasses.fields(self):
+            if (value := getattr(self, field.name)) is not None:
+                check_arguments("Limits", COUNT, **{field.name: value})
+        if self.page is None and self.pages is not None:
+            raise ValueError(f"Limits.pages is {self.pages}; allowed: None, where page is None")
+
+
+State = Literal["waiting", "reading", "making", "finished", "cancelled"]
+
+
+@dataclasses.dataclass(eq=False)
+class Answer:
+    """What has become of a request so far; the engine writes, everybody reads.
+
+    Attributes:
+        request: what was asked.
+        arrival: when it came, s.
+        state: waiting for a slot, reading the prompt, making tokens, finished or cancelled.
+        made: tokens of the answer.
+        read: tokens of the prompt that were read.
+        slot: that it has or had.
+        start: when it got a slot, s.
+        first: when its first token was made.
+        finish: when its answer was handed out whole.
+        released: when its slot was free again.
+        gap: longest time between two of its tokens.
+        held: whether its tokens are kept back until its batch is done.
+    """
+
+    request: Request
+    arrival: float
+    state: State = "waiting"
+    made: list[int] = dataclasses.field(default_factory=list)
+    read: int = 0
+    slot: int = -1
+    start: float = np.nan
+    first: float = np.nan
+    finish: float = np.nan
+    released: float = np.nan
+    gap: float = 0.0
+    held: bool = False
+    _last: float = np.nan
+
+    @property
+    def over(self) -> bool:
+        """Whether no token will be added."""
+        return self.state in ("finished", "cancelled")
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens that are handed out."""
+        return [] if self.held else self.made
+
+    def add(self, tokens: Sequence[int], now: float) -> None:
+        """Add tokens that were made by now, as far as the answer goes."""
+        for token in tokens:
+            self.made.append(int(token))
+            if token in self.request.end or len(self.made) == self.request.limit:
+                self.state = "finished"
+                break
+        if np.isnan(self.first):
+            self.first = now
+        else:
+            self.gap = max(self.gap, now - self._last)
+        self._last = now

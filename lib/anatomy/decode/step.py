@@ -1,0 +1,170 @@
+"""A pass of the model over new tokens of some sequences, whose earlier tokens are in a cache.
+
+One function, `extend`, is prefill by chunks, the decode step, and the check of a draft: rows of S tokens of which the
+first `count` are there, from 0 to S of them. What is not there is padding: it writes to no cache, goes to no expert
+and reads none, and no other token sees it. So shapes stay fixed while sequences come and go.
+
+Only exact dispatches may serve (`sender`). The answer for a sequence then depends on its own tokens alone: at equal
+shapes bit for bit where each choice is computed on its own (`one_by_one`) or all are (`all_experts`); within rounding
+by the others, for a product of two rows may be added up in another order than that of one.
+
+Axes as in `cache`; S new tokens of a row, n places that a pass looks at.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from anatomy.decode.cache import Cache
+from anatomy.model import Block, Config, Weights, dispatch, routing
+from anatomy.model.dispatch import Dispatch, Experts, each_expert
+from anatomy.model.routing import Choices
+from anatomy.model.transformer import rms_norm, rotate
+
+BLOCK = 128  # places of the cache that attention reads at once
+
+
+def sender(name: str | None, phase: str, tokens: int) -> Dispatch:
+    """The dispatch of this name, or the fastest of a phase ("prefill", "decode") for so many tokens.
+
+    Raises:
+        ValueError: it may drop tokens, or there is none of this name.
+    """
+    if name is not None and name not in dispatch.EXACT:
+        raise ValueError(f"dispatch is {name!r}; allowed: {', '.join(sorted(dispatch.EXACT))}, which drop no token")
+    send = dispatch.of_phase(phase, tokens) if name is None else dispatch.DISPATCHES[name]
+    return one_by_one if send is dispatch.one_by_one else send
+
+
+def one_by_one(x: Float[Array, "T D"], choices: Choices, experts: Experts | tuple[Experts, ...]) -> tuple:
+    """`dispatch.one_by_one`, in which the expert that does not exist is empty, or the last one would be read for it."""
+    none = jnp.zeros((x.shape[1], 0), x.dtype)
+    return dispatch.one_by_one(x, choices, (*each_expert(experts), Experts(none, none, none.T)))
+
+
+def extend(
+    config: Config,
+    weights: Weights,
+    cache: Cache,
+    tokens: Int[Array, "R S"],
+    count: Int[Array, "R"],
+    send: Dispatch,
+    rows: Int[Array, "R"] | None = None,
+) -> tuple[Float[Array, "R S D"], Cache]:
+    """The stream after the last layer for new tokens, and the cache with them.
+
+    Args:
+        config: of the model.
+        weights: apart (`model.apart`).
+        cache: of the earlier tokens; donate it to the program that calls this, so that it is written in place.
+        tokens: new ones of each row; they follow those that its cache holds.
+        count: how many of them are there, 0 to S, the first ones; no more than the row has room for.
+        send: an exact dispatch (`sender`).
+        rows: of the cache, all different; None is all of them in order, R = B.
+
+    Returns:
+        The stream, of which only what belongs to tokens that are there has a meaning (`logits` reads it); the cache,
+        its lengths grown by `count`.
+    """
+    start = cache.length if rows is None else cache.length[rows]
+    index = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    there = index < count[:, None]
+    positions = start[:, None] + index
+    places = jnp.where(there, positions, cache.room)
+    longest = jnp.max(jnp.where(count > 0, start + count, 0))  # rows that have no new token may be as long as they want
+    x = weights.embedding[tokens]
+    for number, block in enumerate(weights.blocks):
+        x, cache = layer(config, block, number, x, tokens, positions, there, places, cache, rows, longest, send)
+    grown = cache.length + count if rows is None else cache.length.at[rows].add(count)
+    return x, dataclasses.replace(cache, length=grown)
+
+
+def layer(
+    config: Config,
+    weights: Block,
+    number: int,
+    x: Float[Array, "R S D"],
+    tokens: Int[Array, "R S"],
+    positions: Int[Array, "R S"],
+    there: Bool[Array, "R S"],
+    places: Int[Array, "R S"],
+    cache: Cache,
+    rows: Int[Array, "R"] | None,
+    longest: Int[Array, ""],
+    send: Dispatch,
+) -> tuple[Float[Array, "R S D"], Cache]:
+    """`model.block` for serving: keys and values go into a cache of any kind.
+
+    Args:
+        config: of the model.
+        weights: of this layer.
+        number: of the layer.
+        x: the stream.
+        tokens: ids.
+        positions: of the tokens.
+        there: which tokens are no padding.
+        places: where their keys and values go.
+        cache: of all layers.
+        rows: of the cache that this is about.
+        longest: places of the cache that any of the rows looks at.
+        send: an exact dispatch.
+    """
+    heads = lambda y: y.reshape(*y.shape[:2], -1, config.head_dim)  # noqa: E731
+    y = rms_norm(x, weights.attention_norm, config.norm_epsilon)
+    query = rotate(heads(y @ weights.query), positions, config)
+    key, value = rotate(heads(y @ weights.key), positions, config), heads(y @ weights.value)
+    cache = cache.written(number, rows, places, key, value)
+
+    x = x + look(query, cache, number, rows, positions, longest) @ weights.output
+    y = rms_norm(x, weights.experts_norm, config.norm_epsilon).reshape(-1, x.shape[-1])
+    choices = routing.route(config, y @ weights.router, tokens.reshape(-1)).choices
+    mixed, _ = send(y, only(choices, there.reshape(-1), config.experts), weights.experts)
+    return x + mixed.reshape(x.shape), cache
+
+
+def look(
+    query: Float[Array, "R S H C"],
+    cache: Cache,
+    number: int,
+    rows: Int[Array, "R"] | None,
+    positions: Int[Array, "R S"],
+    longest: Int[Array, ""],
+) -> Float[Array, "R S HC"]:
+    """`model.attend` to a cache, block by block, with the softmax kept up to date (dao2022flashattention).
+
+    Only blocks up to the longest row are read. Those past the end of a shorter row add exact zeros to its sums, so that
+    it does not matter, to the last bit, how long its neighbours are.
+    """
+    (r, s, h, c), k, size = query.shape, cache.key[0].shape[-2], cache.block(BLOCK)
+    query = query.reshape(r, s, k, h // k, c).transpose(0, 2, 3, 1, 4).reshape(r, k, -1, c)
+    positions = jnp.tile(positions, (1, h // k))[:, None, :, None]
+
+    def add(index: Array, at: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        highest, total, mixed = at
+        first = jnp.minimum(index * size, cache.room - size)  # the last block may overlap the one before
+        key, value = cache.window(number, rows, first, size)
+        place = first + jnp.arange(size, dtype=jnp.int32)
+        seen = (place >= index * size) & (place <= positions)
+        scores = jnp.where(seen, query @ key.transpose(0, 2, 3, 1) * c**-0.5, -1e30)
+        higher = jnp.maximum(highest, scores.max(-1, keepdims=True))
+        before, weight = jnp.exp(highest - higher), jnp.exp(scores - higher)
+        total = total * before + weight.sum(-1, keepdims=True)
+        return higher, total, mixed * before + weight @ value.transpose(0, 2, 1, 3)
+
+    start = jnp.full((*query.shape[:-1], 1), -1e30, query.dtype), jnp.zeros((*query.shape[:-1], 1), query.dtype)
+    _, total, mixed = jax.lax.fori_loop(0, -(-longest // size), add, (*start, jnp.zeros_like(query)))
+    mixed = (mixed / jnp.maximum(total, 1e-30)).reshape(r, k, h // k, s, c)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(r, s, -1)
+
+
+def only(choices: Choices, there: Bool[Array, "T"], experts: int) -> Choices:
+    """Choices of the tokens that are there; those of padding have weight 0, and an expert that does not exist."""
+    keep = there[:, None]
+    return Choices(jnp.where(keep, choices.expert, experts), jnp.where(keep, choices.weight, 0))
+
+
+def logits(config: Config, weights: Weights, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    """Logits of the token after each, from the stream after the last layer."""
+    return rms_norm(x, weights.norm, config.norm_epsilon) @ weights.unembedding

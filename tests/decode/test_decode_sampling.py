@@ -1,0 +1,137 @@
+"""Sampling: the law that is really drawn from, by formula, by sorting and by chi-square; and its keys."""
+
+import functools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from anatomy.decode import distribution, draw, sample, sampling, uniform
+from hypothesis import given, settings
+
+CASES = [
+    {"temperature": 1.0},
+    {"temperature": 0.0},
+    {"temperature": 0.5, "top_k": 3},
+    {"temperature": 1.5, "top_p": 0.7},
+    {"temperature": 0.9, "top_k": 5, "top_p": 0.8},
+]
+
+
+law_of = jax.jit(distribution)
+
+
+def by_sorting(logits, temperature=1.0, top_k=10**6, top_p=1.0):
+    """The same law as the literature writes it, for logits of which no two are equal."""
+    if temperature == 0:
+        return np.eye(len(logits))[np.argmax(logits)]
+    p = np.exp((logits - logits.max()) / temperature)
+    order = np.argsort(-p)
+    p[order[top_k:]] = 0
+    p /= p.sum()
+    before = np.cumsum(p[order]) - p[order]
+    p[order[before >= top_p]] = 0
+    return p / p.sum()
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10**6),
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
+    top_k=st.integers(1, 14),
+    top_p=st.floats(0.05, 1.0),
+)
+def test_the_distribution_is_that_of_sorting(seed, temperature, top_k, top_p):
+    logits = 2 * np.random.default_rng(seed).normal(size=12)
+    how = sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    made = np.asarray(law_of(jnp.asarray(logits), how))
+    wanted = by_sorting(logits, temperature, top_k, np.float32(top_p))
+    np.testing.assert_allclose(made, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_each_sequence_has_its_own_settings(kind):
+    logits = np.random.default_rng(3).normal(size=(len(CASES), 9)).astype(kind)
+    settings_of = {n: [case.get(n, d) for case in CASES] for n, d in (("temperature", 1), ("top_k", 99), ("top_p", 1))}
+    made = distribution(jnp.asarray(logits), sampling(len(CASES), **settings_of))
+    assert made.dtype == kind
+    np.testing.assert_allclose(
+        made, [by_sorting(row, **case) for row, case in zip(logits.astype(float), CASES, strict=True)], atol=1e-6
+    )
+
+
+def test_equals_are_kept_or_left_together_and_greedy_takes_the_first():
+    logits = jnp.array([1.0, 3.0, 3.0, 0.0])
+    assert distribution(logits, sampling(temperature=0.0)).tolist() == [0, 1, 0, 0]
+    np.testing.assert_allclose(distribution(logits, sampling(top_k=1)), [0, 0.5, 0.5, 0])
+    np.testing.assert_allclose(distribution(logits, sampling(top_p=0.1)), [0, 0.5, 0.5, 0])
+
+
+def test_settings_may_stand_in_front_of_further_axes():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 7)))
+    how = sampling(2, temperature=[0.5, 1.0], top_k=[2, 7])
+    wide = jax.tree.map(lambda a: a[:, None], how)
+    made = distribution(logits, wide)
+    for row in range(2):
+        one = jax.tree.map(lambda a, row=row: a[row], how)
+        np.testing.assert_allclose(made[row], [distribution(x, one) for x in logits[row]])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_draws_follow_the_law(case):
+    count, logits = 200_000, np.random.default_rng(1).normal(size=8)
+    how = sampling(count, seed=np.arange(count) % 1000, **case)
+    drawn = jax.jit(sample)(jnp.broadcast_to(jnp.asarray(logits), (count, 8)), how, jnp.arange(count) // 1000)
+    seen, law = np.bincount(drawn, minlength=8), by_sorting(logits, **case)
+    assert (seen[law == 0] == 0).all()
+    if (law > 0).sum() > 1:
+        assert scipy.stats.chisquare(seen[law > 0], count * law[law > 0]).pvalue > 1e-3
+    else:
+        assert seen[law > 0] == count
+
+
+def test_a_draw_is_keyed_by_seed_position_and_stream_alone():
+    seed, position = np.arange(5, dtype=np.uint32), np.arange(10, 15)
+    whole = uniform(seed, position)
+    assert [float(uniform(s, p)) for s, p in zip(seed, position, strict=True)] == whole.tolist()
+    numbers = np.asarray([uniform(jnp.uint32(s), jnp.int32(p), t) for s in (0, 1) for p in (0, 1) for t in (0, 1, 2)])
+    assert len(set(numbers.tolist())) == 12
+    assert ((numbers >= 0) & (numbers < 1)).all()
+
+
+def test_streams_are_independent():
+    seed = np.arange(20_000, dtype=np.uint32)
+    one, two = (np.asarray(jax.jit(functools.partial(uniform, stream=s))(seed, np.zeros(20_000, int))) for s in (0, 1))
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.03
+    assert scipy.stats.kstest(one, "uniform").pvalue > 1e-3
+
+
+@given(st.floats(0, 1, exclude_max=True, width=32), st.lists(st.sampled_from([0.0, 0.1, 0.5, 2.0]), min_size=1))
+def test_a_token_without_weight_is_never_drawn(at, weight):
+    weight = [*weight, 0.25, 0.0]
+    found = int(draw(jnp.asarray(weight, jnp.float32), jnp.float32(at)))
+    assert weight[found] > 0
+    upto = np.cumsum(np.asarray(weight, float)) / sum(weight)
+    assert upto[found] >= at - 1e-5
+    assert upto[found] - weight[found] / sum(weight) <= at + 1e-5
+
+
+@pytest.mark.parametrize(
+    "settings, error, says",
+    [
+        ({"temperature": -1}, ValueError, "sampling.temperature is -1; allowed: a number at least 0 and at most 100"),
+        ({"temperature": np.nan}, ValueError, "sampling.temperature is nan"),
+        ({"top_k": 0}, ValueError, "sampling.top_k is 0; allowed: a whole number at least 1"),
+        ({"top_k": 1.5}, ValueError, "sampling.top_k is 1.5"),
+        ({"top_p": 0}, ValueError, "sampling.top_p is 0; allowed: a number above 0 and at most 1"),
+        ({"top_p": 1.1}, ValueError, "sampling.top_p is 1.1"),
+        ({"seed": -1}, ValueError, "sampling.seed is -1"),
+        ({"seed": 2**32}, ValueError, "sampling.seed is 4.29497e[+]09"),
+        ({"seed": "one"}, TypeError, "sampling.seed is 'one'"),
+    ],
+)
+def test_settings_that_are_not_allowed_are_refused(settings, error, says):
+    with pytest.raises(error, match=says):
+        sampling(2, **settings)
