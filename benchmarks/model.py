@@ -6,10 +6,8 @@ does falls on all of them alike.
 
 import contextlib
 import dataclasses
-import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +23,9 @@ from anatomy.train import checkpoint, killed, loop, recipes
 from anatomy.train.cache import cache_directory
 from anatomy.train.loop import State, Training
 from anatomy.validate import compiled
-from support.checkout import ROOT
 from support.mixtral_peer import Unavailable, peer_python
+
+from benchmarks import peers
 
 CONFIG = recipes.GPT
 TARGET = recipes.RECIPES["target"].training
@@ -79,30 +78,9 @@ def transformers(weights: Weights) -> Iterator[tuple[list[Any], Callable[..., di
     python = peer_python()
     with tempfile.TemporaryDirectory() as folder:
         save(CONFIG, weights, folder)
-        process = subprocess.Popen(
-            [python, Path(__file__).parent / "peers" / "mixtral_step.py"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # bars and advice
-            env=os.environ
-            | {"PYTHONPATH": str(ROOT / "tests"), "OMP_WAIT_POLICY": "PASSIVE"},  # or it spins in our turns
-            text=True,
-        )
-
-        def ask(**question: Any) -> Any:
-            process.stdin.write(json.dumps(question) + "\n")
-            process.stdin.flush()
-            if not (answer := process.stdout.readline()):
-                raise RuntimeError(f"transformers' Mixtral ended with code {process.wait()}")
-            return json.loads(answer)
-
-        try:
+        with peers.conversation(python, "mixtral_step.py") as ask:
             how = {"decay": TRAINING.decay, "clip": TRAINING.clip, "balance": TRAINING.balance, "betas": [0.9, 0.95]}
-            ways = ask(weights=folder, threads=THREADS, **how)
-            yield ways, ask
-        finally:
-            process.kill()
-            process.wait()
+            yield ask(weights=folder, threads=THREADS, **how), ask
 
 
 def product_seconds(repeats: int = 5) -> float:
