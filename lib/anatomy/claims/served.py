@@ -1,10 +1,12 @@
 """The engine with the trained target on the clock of this machine, and what the simulation makes of the same requests.
 
-Measured once and kept: requests by chance at a rate that both ways of batching carry, in bursts, and all at once.
+Measured once and kept: requests all at once, by chance at a rate that both ways of batching carry, and as recorded.
 """
 
+import csv
 from functools import cache
-from typing import NamedTuple
+from importlib.resources import files
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,16 +20,17 @@ from anatomy.train import recipes, tokens
 from anatomy.train.cache import answered
 from anatomy.train.data import LENGTH, VOCABULARY
 
-SLOTS, CHUNK, COUNT = 16, 64, 160
+SLOTS, CHUNK, COUNT = 16, 64, 100
 PROMPT, ANSWER = (40.0, 0.7, 96.0), (40.0, 1.0, 160.0)  # tokens: mean, spread, and where they are cut
+SHORTER = 40.0, 4.0  # prompts and answers of the recording are made so many times shorter, to fit the context
+LOAD = 0.7  # of what static batching carries, as the simulation has it
 LIMITS = Limits(room=LENGTH, queue=COUNT)
 # Static as generous as can be: prompts are not padded, and rows that are done are not computed on.
 POLICIES = {
     "continuous": Policy(slots=SLOTS, chunk=CHUNK),
     "static": Policy(slots=SLOTS, chunk=CHUNK, continuous=0.0, held=1.0),
 }
-LOAD = 0.5  # of what static batching carries, as the simulation has it
-BURST = 8.0  # requests that come together
+GRID = {"sequences": (0, 1, 4, SLOTS), "contexts": (32, 192), "prompts": (0, 16, CHUNK)}
 ROOMS = ("specs", "cost", "model", "decode", "train")
 
 
@@ -39,26 +42,35 @@ class Served(NamedTuple):
     foretold: dict[str, Answers]
 
 
-def lengths(count: int = COUNT, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of prompts and of answers, both with long tails."""
-    keys = jax.random.split(jax.random.key(seed), 2)
-    return tuple(
-        np.asarray(lognormal_lengths(key, count, *law)) for key, law in zip(keys, (PROMPT, ANSWER), strict=True)
-    )
+def drawn(arrival: np.ndarray) -> Requests:
+    """Requests with lengths that have long tails."""
+    keys, laws = jax.random.split(jax.random.key(0), 2), (PROMPT, ANSWER)
+    prompt, output = (lognormal_lengths(key, len(arrival), *law) for key, law in zip(keys, laws, strict=True))
+    return Requests(arrival=arrival, prompt=prompt, output=output)
 
 
-def texts(domain: str | None = None) -> np.ndarray:
-    """Rows of tokens that training has not seen, of prose and of code in turns, or of one of them."""
+def conversations(rate: float) -> Requests:
+    """A recording of conversations that Azure served (patel2024splitwise), shortened, at so many requests a second."""
+    lines = (files("anatomy.claims") / "conversations.csv").read_text("utf-8").splitlines()
+    told = list(csv.DictReader(line for line in lines if not line.startswith("#")))[:COUNT]
+    second, prompt, answer = (np.array([float(row[name]) for row in told]) for name in ("second", "prompt", "answer"))
+    lengths = {"prompt": np.ceil(prompt / SHORTER[0]), "output": np.ceil(answer / SHORTER[1])}
+    return Requests(arrival=second * len(told) / (rate * second[-1]), **lengths)
+
+
+def texts() -> np.ndarray:
+    """Rows of tokens that training has not seen, of prose and of code in turns."""
     bpe = tokens.tokenizer(VOCABULARY)
-    rows = [tokens.packed(bpe, name, "held_out", LENGTH)[:COUNT, :LENGTH] for name in ([domain] if domain else tokens.EPOCHS)]
+    rows = [tokens.packed(bpe, name, "held_out", LENGTH)[:COUNT, :LENGTH] for name in tokens.EPOCHS]
     return np.stack(rows, 1).reshape(-1, LENGTH)
 
 
-def ask(seed: int = 0) -> list[Request]:
+def asked(requests: Requests) -> list[Request]:
     """Prompts of these lengths from real texts; answers are drawn at temperature 1, up to their limit."""
+    lengths = zip(texts(), np.asarray(requests.prompt), np.asarray(requests.output), strict=False)
     return [
         Request(name=f"{number}", prompt=text[: int(read)], limit=int(write), temperature=1.0, seed=number)
-        for number, (text, read, write) in enumerate(zip(texts(), *lengths(seed=seed), strict=False))
+        for number, (text, read, write) in enumerate(lengths)
     ]
 
 
@@ -68,49 +80,59 @@ def decoder() -> Plain:
     return Plain(made.config, made.weights)
 
 
-def traffic(arrival: np.ndarray) -> Requests:
-    """These arrivals with the lengths of `ask`."""
-    prompt, output = lengths()
-    return Requests(arrival=arrival, prompt=prompt, output=output)
-
-
 def foretell(requests: Requests, cost: Table) -> dict[str, Answers]:
     """What the simulation says of them with either policy."""
     return {name: simulate(requests, policy, cost, width=SLOTS, trace=4096) for name, policy in POLICIES.items()}
 
 
 @cache
-def measured() -> tuple[Table, dict[str, Served]]:
-    """Costs of a step, and what became of each traffic; measured once on this machine, in about a minute."""
+def measured() -> dict[str, Served]:
+    """What became of each traffic, by the clock and as foretold; measured once on this machine, in about a minute.
 
-    def take() -> dict:
-        ours, requests = decoder(), ask()
-        grid = dict(sequences=(0, 1, 2, 4, 8, 16), contexts=(32, 96, 192), prompts=(0, 1, 16, 64))
-        with jax.enable_x64(False):
-            costs = measure.step_seconds(ours, POLICIES["continuous"], LIMITS, texts(), **grid)
-        with jax.enable_x64(True):
-            table = measure.step_table(costs)
-            slow = foretell(traffic(np.zeros(COUNT)), table)["static"]
-            rate = LOAD * float(slow.requests_per_second)
-            come = {
-                "all at once": np.zeros(COUNT),
-                "by chance": np.asarray(poisson(jax.random.key(1), COUNT, rate)),
-                "in bursts": np.asarray(poisson(jax.random.key(2), COUNT, rate, BURST)),
-            }
-        with jax.enable_x64(False):
-            made = {
-                name: {way: measure.served(ours, policy, LIMITS, arrival, requests) for way, policy in POLICIES.items()}
-                for name, arrival in come.items()
-            }
-        return {"costs": costs, "arrival": {name: a.tolist() for name, a in come.items()}, "made": made}
-
-    question = f"served {recipes.digest('target')} {SLOTS} {CHUNK} {COUNT} {PROMPT} {ANSWER} {LIMITS} {LOAD} {BURST}"
-    told = answered(question, ROOMS, take)
+    The costs that a simulation is given are those before and after its traffic was served.
+    """
+    question = f"{recipes.digest('target')} {SLOTS} {CHUNK} {COUNT} {PROMPT} {ANSWER} {SHORTER} {LOAD} {LIMITS} {GRID}"
+    told = answered(f"served {question}", ROOMS, _measure)
     with jax.enable_x64(True):
-        cost = measure.step_table(told["costs"])
-        found = {}
-        for name, arrival in told["arrival"].items():
-            requests = traffic(np.array(arrival))
-            clock = {way: measure.answers_of(kept) for way, kept in told["made"][name].items()}
-            found[name] = Served(requests, clock, foretell(requests, cost))
-    return cost, found
+        traffic = come(told["rate"])
+        costs = [measure.step_table(*told["costs"][i : i + 2]) for i in range(len(traffic))]
+        return {
+            name: Served(
+                requests,
+                {way: measure.answers_of(kept) for way, kept in told["made"][name].items()},
+                foretell(requests, cost),
+            )
+            for cost, (name, requests) in zip(costs, traffic.items(), strict=True)
+        }
+
+
+def come(rate: float) -> dict[str, Requests]:
+    """The traffics."""
+    return {
+        "all at once": drawn(np.zeros(COUNT)),
+        "by chance": drawn(poisson(jax.random.key(1), COUNT, rate)),
+        "as recorded": conversations(rate),
+    }
+
+
+def _measure() -> dict[str, Any]:
+    """Costs of steps before, between and after the traffics, and what became of these."""
+    target = decoder()
+
+    def costs() -> dict[str, Any]:
+        with jax.enable_x64(False):
+            return measure.step_seconds(target, POLICIES["continuous"], LIMITS, texts(), **GRID)
+
+    found = {"costs": [costs()], "made": {}}
+    with jax.enable_x64(True):
+        slow = foretell(drawn(np.zeros(COUNT)), measure.step_table(*found["costs"]))["static"]
+        found["rate"] = LOAD * float(slow.requests_per_second)
+        traffic = come(found["rate"])
+    for name, requests in traffic.items():
+        with jax.enable_x64(False):
+            found["made"][name] = {
+                way: measure.served(target, policy, LIMITS, np.asarray(requests.arrival), asked(requests))
+                for way, policy in POLICIES.items()
+            }
+        found["costs"].append(costs())
+    return found

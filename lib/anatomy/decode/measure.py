@@ -1,8 +1,7 @@
 """What serving takes on this machine, by the clock: decode steps against context, steps of the engine, and replays.
 
-Other programs and the machine's own moods add time and never take any away, so whatever is compared is measured in
-turns, and of each the fastest quarter counts. What is measured can be kept as JSON. Seconds mean nothing elsewhere;
-their ratios do.
+What is compared is measured in turns, so that whatever else the machine does falls on all alike. What is measured can
+be kept as JSON. Seconds mean nothing elsewhere; their ratios do.
 """
 
 import dataclasses
@@ -28,18 +27,24 @@ from anatomy.decode.sampling import sampling
 from anatomy.decode.step import extend, logits, sender
 from anatomy.model import Config, Weights, apart
 from anatomy.model.dispatch import Dispatch
-from anatomy.specs.base import check_arguments
+from anatomy.specs.base import between, check_arguments
 
-FASTEST = 0.25  # share of the repeats that count
+FASTEST = 0.25  # share of the repeats that count where the machine's own speed is asked for
 
 
-def in_turns(work: Mapping[Hashable, Callable[[], None]], repeats: int) -> dict[Hashable, float]:
-    """Seconds of each of several works: the mean of the fastest quarter, after one that does not count.
+def in_turns(work: Mapping[Hashable, Callable[[], None]], repeats: int, fastest: float = 1.0) -> dict[Hashable, float]:
+    """Seconds of each of several works, after a first time that does not count.
+
+    Args:
+        work: by name.
+        repeats: of each.
+        fastest: share of the repeats of which the mean is taken: other programs add time and never take any away.
 
     Raises:
-        ValueError: repeats are below 1 or not whole.
+        ValueError: repeats are below 1 or not whole, or the share is not between 0 and 1.
     """
     check_arguments("in_turns", COUNT, repeats=repeats)
+    check_arguments("in_turns", between(high=1.0), fastest=fastest)
     taken = {name: [] for name in work}
     for turn in range(repeats + 1):
         for name, do in work.items():
@@ -47,7 +52,7 @@ def in_turns(work: Mapping[Hashable, Callable[[], None]], repeats: int) -> dict[
             do()
             if turn:
                 taken[name].append(time.perf_counter() - start)
-    count = max(1, round(FASTEST * repeats))
+    count = max(1, round(fastest * repeats))
     return {name: float(np.mean(sorted(each)[:count])) for name, each in taken.items()}
 
 
@@ -86,7 +91,7 @@ def decode_seconds(
             states[name] = jax.block_until_ready(decode(weights, token, cache))
 
         work |= {(name, length): partial(do, length) for length in contexts}
-    taken = in_turns(work, repeats)
+    taken = in_turns(work, repeats, FASTEST)
     return {name: [taken[name, length] / passes for length in contexts] for name in models}
 
 
@@ -111,9 +116,9 @@ def step_seconds(
     sequences: Sequence[int],
     contexts: Sequence[int],
     prompts: Sequence[int],
-    repeats: int = 12,
+    repeats: int = 8,
 ) -> dict[str, Any]:
-    """Seconds of the engine's two programs on a grid, as a `Table` of step costs has it.
+    """Seconds of the engine's two programs on a grid, as a `Table` of step costs has it; means of all repeats.
 
     Args:
         decoder: of the engine.
@@ -167,7 +172,9 @@ def step_seconds(
             made = made, got
         jax.device_get(made)
 
-    grid = [(n, at, read) for n in sequences for at in contexts for read in prompts if n or (read and at == contexts[0])]
+    grid = [
+        (n, at, read) for n in sequences for at in contexts for read in prompts if n or (read and at == contexts[0])
+    ]
     taken = in_turns({point: partial(step, *point) for point in grid}, repeats)
     least = min(taken.values())
     cost = [
@@ -177,9 +184,9 @@ def step_seconds(
     return {"sequences": list(sequences), "cached_each": list(contexts), "prompt": list(prompts), "seconds": cost}
 
 
-def step_table(measured: Mapping[str, Any]) -> Table:
-    """The step costs that were measured."""
-    return Table(**{name: jnp.asarray(value, float) for name, value in measured.items()})
+def step_table(*measured: Mapping[str, Any]) -> Table:
+    """The mean of step costs that were measured on one grid at several times."""
+    return Table(**{name: jnp.mean(jnp.asarray([m[name] for m in measured], float), axis=0) for name in measured[0]})
 
 
 def served(
