@@ -188,7 +188,8 @@ def test_same_bytes_each_time(shown):
 @pytest.mark.slow
 def test_same_bytes_in_another_process(shown):
     code = "import sys; from test_calculator import make; sys.stdout.buffer.write(make().html.encode())"
-    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])  # the same library, wherever it lies
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parent,
