@@ -8,7 +8,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,10 +82,11 @@ def decode_seconds(
     states, work = {}, {}
     for name, (config, weights) in models.items():
         room = max(contexts) + passes
+        separate = apart(weights)
         states[name] = jnp.zeros(sequences, jnp.int32), rows(config.replace(context=room), sequences, room)
         decode = partial(_decode, config.replace(context=room), sender(None, "decode", sequences), passes)
 
-        def do(length: int, name: str = name, decode: Callable = decode, weights: Weights = apart(weights)) -> None:
+        def do(length: int, name: str = name, decode: Callable = decode, weights: Weights = separate) -> None:
             token, cache = states[name]
             cache = dataclasses.replace(cache, length=jnp.full(sequences, length, jnp.int32))
             states[name] = jax.block_until_ready(decode(weights, token, cache))
@@ -215,3 +216,40 @@ def answers_of(kept: Mapping[str, Any]) -> Answers:
     """What `served` gave, as the simulation has it."""
     columns = {name: np.array(value, float) for name, value in kept.items() if name != "steps"}
     return Answers(**columns, steps=Steps(*np.array(kept["steps"], float)))
+
+
+class Span(NamedTuple):
+    """What a slot did for a request in a step, or in all steps that made its tokens."""
+
+    request: int
+    slot: int
+    begin: float  # s
+    end: float
+    prompt: bool  # read; otherwise tokens were made
+
+
+def spans(made: Answers, chunk: int) -> list[Span]:
+    """What slots did: each chunk of each prompt, and the tokens of each answer; what is between and after is idle.
+
+    Args:
+        made: by an engine with `Plain` that reads one prompt at once, with all its steps.
+        chunk: tokens of a prompt that it reads in a step.
+
+    Raises:
+        ValueError: the steps do not read these prompts.
+    """
+    begin, end = made.steps.start, made.steps.start + made.steps.seconds
+    reads = np.flatnonzero(made.steps.prompt > 0)
+    turns = -(-made.prompt // chunk).astype(int)
+    order = np.lexsort((made.slot, made.start))  # prompts are read one after the other
+    if len(reads) != turns.sum():
+        raise ValueError(f"spans.made has {len(reads)} steps that read; allowed: {turns.sum()}, as its prompts need")
+    found, at = [], 0
+    for number in order.tolist():
+        slot, mine = int(made.slot[number]), reads[at : at + turns[number]]
+        found += [Span(number, slot, float(begin[step]), float(end[step]), True) for step in mine]
+        at += turns[number]
+        if made.output[number] > 1:
+            last = mine[-1] + int(made.output[number]) - 1  # the first token came with the prompt
+            found.append(Span(number, slot, float(end[mine[-1]]), float(end[last]), False))
+    return found
