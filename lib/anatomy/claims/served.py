@@ -1,6 +1,7 @@
-"""The engine with the trained target on the clock of this machine, and what the simulation makes of the same requests.
+"""Serving on the clock of this machine, measured once and kept: the engine, and decode steps of attention variants.
 
-Measured once and kept: requests all at once, by chance at a rate that both ways of batching carry, and as recorded.
+The engine serves the trained target, with requests all at once, by chance at a rate that both ways of batching carry,
+and as recorded; beside it stands what the simulation makes of the same requests.
 """
 
 import csv
@@ -31,6 +32,7 @@ POLICIES = {
     "static": Policy(slots=SLOTS, chunk=CHUNK, continuous=0.0, held=1.0),
 }
 GRID = {"sequences": (0, 1, 4, SLOTS), "contexts": (32, 192), "prompts": (0, 16, CHUNK)}
+ROWS, CONTEXTS = 32, (128, 1024, 2048, 3072, 4096)  # sequences of a decode step, and tokens of each in the cache
 ROOMS = ("specs", "cost", "model", "decode", "train")
 
 
@@ -136,3 +138,17 @@ def _measure() -> dict[str, Any]:
             }
         found["costs"].append(costs())
     return found
+
+
+@cache
+def decode_steps() -> dict[str, list[float]]:
+    """Seconds of a decode step of each variant of attention with `ROWS` sequences, against `CONTEXTS`."""
+
+    def measured() -> dict[str, list[float]]:
+        with jax.enable_x64(False):
+            made = {name: recipes.trained(f"attention_{name}", progress=False) for name in recipes.HEADS}
+            models = {name: (each.config, each.weights) for name, each in made.items()}
+            return measure.decode_seconds(models, ROWS, CONTEXTS)
+
+    digests = [recipes.digest(f"attention_{name}") for name in recipes.HEADS]
+    return answered(f"decode steps {digests} {ROWS} {CONTEXTS}", ("specs", "model", "decode"), measured)
