@@ -1,5 +1,6 @@
 """What the engine is measured on: the traffic, its recording, and that all of it is served and foretold."""
 
+import dataclasses
 import json
 from importlib.resources import files
 
@@ -7,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 from anatomy.claims import served
+from anatomy.cost.inference.answers import Steps
+from anatomy.cost.inference.step_costs import Table
 from anatomy.decode import Plain
 from anatomy.model import Config, init
 from anatomy.train.data import LENGTH, VOCABULARY
@@ -42,6 +45,24 @@ def test_every_traffic_fits_the_engine():
     assert not served.come(3.0)["all at once"].arrival.any()
 
 
+def test_steps_that_take_twice_as_long_as_the_table_says_are_found_to():
+    table = Table(
+        *(np.array(axis, float) for axis in ((0, 16), (32, 192), (0, 64))), np.linspace(0.01, 0.05, 8).reshape(2, 2, 2)
+    )
+    some = served.drawn(np.zeros(served.COUNT))
+    with jax.enable_x64(True):
+        made = served.foretell(some, Table(*table.axes, 2 * table.seconds), "static")
+        # The simulation takes equal steps together, and an engine does not.
+        count = np.asarray(made.steps.steps).astype(int)
+        each = Steps(
+            *(
+                np.repeat(np.asarray(a) / (count if n == "seconds" else 1), count)
+                for n, a in zip(Steps._fields, made.steps)
+            )
+        )
+        assert served.slower(dataclasses.replace(made, steps=each), table) == pytest.approx(2.0, rel=0.1)
+
+
 @pytest.fixture
 def small(monkeypatch):
     """A model of one narrow layer and a few requests in place of what the book measures."""
@@ -68,7 +89,9 @@ def test_what_is_measured_is_what_is_foretold(small):
     assert set(found) == {"all at once", "by chance", "as recorded"}
     for name, each in found.items():
         for way in served.POLICIES:
-            clock, told = each.measured[way], each.foretold[way]
+            clock, told, again = each.measured[way], each.foretold[way], each.corrected[way]
+            assert each.slower[way] > 0
+            assert (float(again.latency.mean()) > float(told.latency.mean())) == (each.slower[way] > 1)
             np.testing.assert_array_equal(clock.output, told.output)
             np.testing.assert_allclose(clock.arrival, told.arrival, atol=1e-6)
             assert np.isfinite(told.finish).all()

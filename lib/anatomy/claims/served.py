@@ -14,7 +14,7 @@ import numpy as np
 
 from anatomy.cost.inference.answers import Answers
 from anatomy.cost.inference.queueing import Policy, simulate
-from anatomy.cost.inference.step_costs import Table
+from anatomy.cost.inference.step_costs import Table, Work
 from anatomy.cost.inference.traffic import Requests, lognormal_lengths, poisson
 from anatomy.decode import Limits, Plain, Request, measure
 from anatomy.train import recipes, tokens
@@ -37,11 +37,21 @@ ROOMS = ("specs", "cost", "model", "decode", "train")
 
 
 class Served(NamedTuple):
-    """One traffic, served by both policies: by the clock, and as foretold."""
+    """One traffic, served by both policies: by the clock, and as foretold.
+
+    Attributes:
+        requests: that came.
+        measured: by the clock.
+        foretold: by the simulation, with costs of steps that were measured before and after.
+        slower: how many times longer the steps took in the end.
+        corrected: by the simulation with costs that are so many times higher.
+    """
 
     requests: Requests
     measured: dict[str, Answers]
     foretold: dict[str, Answers]
+    slower: dict[str, float]
+    corrected: dict[str, Answers]
 
 
 def drawn(arrival: np.ndarray) -> Requests:
@@ -82,9 +92,17 @@ def decoder() -> Plain:
     return Plain(made.config, made.weights)
 
 
-def foretell(requests: Requests, cost: Table) -> dict[str, Answers]:
-    """What the simulation says of them with either policy."""
-    return {name: simulate(requests, policy, cost, width=SLOTS, trace=4096) for name, policy in POLICIES.items()}
+def foretell(requests: Requests, cost: Table, way: str) -> Answers:
+    """What the simulation says of them with one of the policies."""
+    return simulate(requests, POLICIES[way], cost, width=SLOTS, trace=4096)
+
+
+def slower(made: Answers, cost: Table) -> float:
+    """How many times longer an engine's steps took than a table says of the same work; all contexts are as the mean."""
+    context = float(np.average(made.prompt + made.output / 2, weights=made.output))
+    making, prompt = made.steps.making, made.steps.prompt
+    told = jax.vmap(lambda n, read: cost(Work(n, read, n * context, n * (context + 1))))(making, prompt)
+    return float(made.steps.seconds.sum() / told.sum())
 
 
 @cache
@@ -99,13 +117,17 @@ def measured() -> dict[str, Served]:
         traffic = come(told["rate"])
         costs = [measure.step_table(*told["costs"][i : i + 2]) for i in range(len(traffic))]
         return {
-            name: Served(
-                requests,
-                {way: measure.answers_of(kept) for way, kept in told["made"][name].items()},
-                foretell(requests, cost),
-            )
-            for cost, (name, requests) in zip(costs, traffic.items(), strict=True)
+            name: _beside(each, told["made"][name], cost)
+            for cost, (name, each) in zip(costs, traffic.items(), strict=True)
         }
+
+
+def _beside(requests: Requests, kept: dict[str, Any], cost: Table) -> Served:
+    """What was measured, and what the simulation says with this cost of a step."""
+    clock = {way: measure.answers_of(kept[way]) for way in POLICIES}
+    longer = {way: slower(made, cost) for way, made in clock.items()}
+    corrected = {way: foretell(requests, Table(*cost.axes, cost.seconds * longer[way]), way) for way in POLICIES}
+    return Served(requests, clock, {way: foretell(requests, cost, way) for way in POLICIES}, longer, corrected)
 
 
 def come(rate: float) -> dict[str, Requests]:
@@ -127,7 +149,7 @@ def _measure() -> dict[str, Any]:
 
     found = {"costs": [costs()], "made": {}}
     with jax.enable_x64(True):
-        slow = foretell(drawn(np.zeros(COUNT)), measure.step_table(*found["costs"]))["static"]
+        slow = foretell(drawn(np.zeros(COUNT)), measure.step_table(*found["costs"]), "static")
         found["rate"] = LOAD * float(slow.requests_per_second)
         traffic = come(found["rate"])
     for name, requests in traffic.items():
