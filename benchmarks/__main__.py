@@ -12,7 +12,7 @@ from importlib import import_module
 from anatomy.train import recipes
 from support.checkout import ROOT
 
-MODULES = ("book", "calculators", "training", "model", "inference", "decoding")
+MODULES = ("book", "calculators", "training", "model", "inference", "decoding", "speculation", "vision")
 RESULTS = ROOT / "_build" / "bench.json"
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 CHAPTERS_SO_FAR = [
     "index", "replicability", "architecture", "dataset", "parallelism", "training-cost", "moe-tradeoffs",
     "inference-tradeoffs", "inference-infrastructure", "inference-cost",
-    "multi-query-attention", "continuous-batching", "speculative-decoding",
+    "multi-query-attention", "continuous-batching", "speculative-decoding", "vision",
 ]  # fmt: skip
 SLUGS = [*CHAPTERS_SO_FAR, "small-model", "claims", "validation", "reproducibility", "api", "how-to-cite", "references"]
 

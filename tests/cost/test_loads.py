@@ -74,6 +74,11 @@ def test_a_step_waits_for_the_slowest_way():
     [
         (lambda: loads.sample_loads(KEY, 10, SKEWED, 2, group=3), r"group is 3; allowed: a divisor of tokens \(10\)"),
         (lambda: loads.sample_loads(KEY, 10, SKEWED, 2, alike=2.0), "sample_loads.alike is 2"),
+        (lambda: loads.sample_loads(KEY, 10, np.ones(3), 5), r"sample_loads.top_k is 5; .* at most 3"),
+        (
+            lambda: loads.slowest_way(jnp.zeros((2, 4)), 2),
+            "slowest_way.loads, added up, is 0; allowed",
+        ),
         (lambda: loads.slowest_way(jnp.ones(4), 3), r"ways is 3; allowed: a divisor of the experts \(4\)"),
     ],
 )

@@ -189,6 +189,14 @@ def test_jit_vmap_and_grad_agree_with_plain_calls():
         (lambda: occupancy.fullest_exactly(8, np.ones(4), 3), "fullest_exactly.top_k is 3; allowed"),
         (lambda: occupancy.visits(-WEIGHTS, 2), "visits.weights is -3; allowed: a number at least 0"),
         (lambda: occupancy.weights_of([2.0, 0.0], 1), "weights_of.share is 2"),
+        (lambda: occupancy.weights_of([0.9, 0.1, 0.1], 2), "weights_of.scaled_share is 1.6"),
+        (
+            lambda: occupancy.weights_of([1.0, 0.0], 2),
+            "weights_of.top_k is 2; allowed",
+        ),
+        (lambda: occupancy.visits(np.ones(3), 5), r"visits.top_k is 5; .* at most 3 \(experts with a weight\)"),
+        (lambda: occupancy.touched_sets(2, [1.0, 0.0], 2), r"touched_sets.top_k is 2; .* at most 1"),
+        (lambda: occupancy.fullest_exactly(4, np.ones(1), 2), r"fullest_exactly.top_k is 2; .* at most 1"),
     ],
 )
 def test_nonsense_is_refused(call, words):

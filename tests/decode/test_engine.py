@@ -408,6 +408,15 @@ def test_what_a_journal_has_promised_is_kept_by_the_next_engine(tmp_path):
     assert list(journals.requests(path)) == requests
 
 
+def test_an_engine_without_the_room_for_what_was_promised_says_so(tmp_path):
+    with Journal(tmp_path / "journal") as journal:
+        an_engine(journal=journal).submit(a_request(limit=30))
+    with Journal(tmp_path / "journal") as journal:
+        with pytest.raises(Refused, match=r"Request.tokens is 33; allowed: at most 16"):
+            an_engine(limits=Limits(room=16), journal=journal)
+        assert list(journal.unfinished) == ["one"]
+
+
 @pytest.mark.parametrize("line", ["{}", "[]", "none", '{"over": "x", "tokens": []}', '{"request": {"name": "x"}}'])
 def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path, line):
     path = tmp_path / "journal"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from anatomy.specs import Architecture, Chip, architecture, catalogue, chip, node
 
-NAMES = ("architectures", "chips", "efficiency", "failures", "fleets", "prices", "runs", "scaling", "serving")
+NAMES = ("architectures", "chips", "efficiency", "failures", "fleets", "prices", "runs", "scaling", "serving", "vision")
 CHIPS = catalogue.table("chips")
 PHONES = {"iphone_14", "iphone_14_pro"}
 

@@ -48,6 +48,7 @@ CHECKED = (  # sections that have modules of checks
     "multi-query-attention",
     "continuous-batching",
     "speculative-decoding",
+    "vision",
 )
 
 Check = Callable[["Claim"], "Finding"]

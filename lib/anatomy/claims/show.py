@@ -39,6 +39,7 @@ NAMES = {
     "mosaicml": "MosaicML",
     "bytedance": "ByteDance",
     "mlperf": "MLPerf",
+    "torchvision": "TorchVision",
 }
 
 

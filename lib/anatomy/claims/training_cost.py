@@ -44,19 +44,22 @@ def chunked(chunks: float) -> Plan:
     return ARTICLE.replace(chunks=chunks)
 
 
-def article_run(chunks: float = 1.0, purchase: float = 0.0, energy: float = 0.0, **ramp: float) -> Run:
+def article_run(
+    chunks: float = 1.0, purchase: float = 0.0, energy: float = 0.0, tokens: float | None = None, **ramp: float
+) -> Run:
     """The article's run by the cost model, with failures, at its price and with Epoch's power for a chip.
 
     Args:
         chunks: of layers a stage.
         purchase: dollars for a chip, if it is bought.
         energy: dollars a kWh, likewise.
+        tokens: of the run; by default the article's.
         ramp: of the batch, as `training_run` takes it; by default there is none.
     """
     epoch, fabric = record("epoch_gpt4"), machine()
     watts = epoch["watts"] / epoch["chips"]
     prices = Prices(rent=printed("train.price_a100"), purchase=purchase, watts=watts, energy=energy)
-    size = (SEQUENCES, SEQUENCE, efficiency("ampere"), printed("data.tokens"))
+    size = (SEQUENCES, SEQUENCE, efficiency("ampere"), printed("data.tokens") if tokens is None else tokens)
     return training_run(architecture("gpt4"), chunked(chunks), fabric, *size, article_failures(), prices, **ramp)
 
 

@@ -13,6 +13,7 @@ from anatomy.cost import (
     scaling,
     search,
     training,
+    vision,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "scaling",
     "search",
     "training",
+    "vision",
 ]

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from anatomy.cost.occupancy import CORRELATION, WHOLE, taking
+from anatomy.cost.occupancy import CORRELATION, WHOLE, check_choices, taking
 from anatomy.specs import Scalar
-from anatomy.specs.base import AT_LEAST_ZERO, check_arguments
+from anatomy.specs.base import check_arguments, is_concrete, refuse_where
 
 
 def sample_loads(
@@ -40,11 +40,12 @@ def sample_loads(
         steps: samples.
 
     Raises:
-        TypeError, ValueError: a number is not what is allowed, or group does not divide tokens.
+        TypeError, ValueError: a number is not what is allowed, group does not divide tokens, or a token needs more
+            experts than there are with a weight.
     """
-    check_arguments("sample_loads", WHOLE, tokens=tokens, top_k=top_k, group=group, steps=steps)
+    check_arguments("sample_loads", WHOLE, tokens=tokens, group=group, steps=steps)
     check_arguments("sample_loads", CORRELATION, alike=alike)
-    check_arguments("sample_loads", AT_LEAST_ZERO, weights=weights)
+    check_choices("sample_loads", weights, top_k)
     if tokens % group:
         raise ValueError(f"sample_loads.group is {group}; allowed: a divisor of tokens ({tokens})")
     return _sample(key, jnp.asarray(weights, float), jnp.asarray(alike, float), tokens, top_k, group, steps)
@@ -118,11 +119,13 @@ def slowest_way(loads: Float[Array, "... E"], ways: int = 1) -> Ways:
         ways: e, over which experts are split in their order, E / e to each.
 
     Raises:
-        ValueError: ways do not divide the experts.
+        ValueError: ways do not divide the experts, or no expert has a token.
     """
     experts = loads.shape[-1]
     if ways < 1 or experts % ways:
         raise ValueError(f"slowest_way.ways is {ways}; allowed: a divisor of the experts ({experts})")
     each = jnp.asarray(loads, float).reshape(*loads.shape[:-1], ways, experts // ways)
     tokens = each.sum(-1)
+    if is_concrete(tokens):
+        refuse_where(tokens.sum(-1) <= 0, "slowest_way.loads, added up,", tokens.sum(-1), "a number above 0")
     return Ways(ways * (each > 0).sum(-1).max(-1), tokens.max(-1) / tokens.mean(-1))

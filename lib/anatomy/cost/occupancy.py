@@ -29,7 +29,7 @@ from scipy.special import comb
 from scipy.stats import binom
 
 from anatomy.specs import Scalar
-from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments
+from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, is_concrete
 
 WHOLE = between(1.0, whole=True)
 CORRELATION = between(high=1.0)
@@ -45,6 +45,17 @@ def zipf(experts: int, exponent: Scalar) -> Float[Array, "E"]:
     return (jnp.arange(experts) + 1.0) ** -jnp.asarray(exponent, float)
 
 
+def check_choices(owner: str, weights: Float[Array, "E"], top_k: int) -> None:
+    """Refuse weights that leave a token fewer experts than it needs; traced ones pass.
+
+    Raises:
+        TypeError, ValueError: weights are below 0, or top_k is no whole number from 1 to the experts with one.
+    """
+    check_arguments(owner, AT_LEAST_ZERO, weights=weights)
+    some = np.count_nonzero(weights) if is_concrete(weights) else np.shape(weights)[0]
+    check_arguments(owner, between(1.0, some, whole=True, unit="experts with a weight"), top_k=top_k)
+
+
 def products(weights: Float[Array, "E"], top_k: int) -> Float[Array, "k+1"]:
     """Sums of the products of 0, 1, ... k different weights: e_0 = 1 to e_k, by e_j(w, v) = e_j(w) + v e_{j-1}(w)."""
 
@@ -58,10 +69,9 @@ def visits(weights: Float[Array, "E"], top_k: int) -> Float[Array, "E"]:
     """Chance p_e that a token visits each expert, d log e_k / d log w_e; they add up to k.
 
     Raises:
-        TypeError, ValueError: weights are below 0, or top_k is no whole number from 1 on.
+        TypeError, ValueError: as `check_choices`.
     """
-    check_arguments("visits", AT_LEAST_ZERO, weights=weights)
-    check_arguments("visits", WHOLE, top_k=top_k)
+    check_choices("visits", weights, top_k)
     weights = jnp.asarray(weights, float)
     return weights * jax.grad(lambda w: jnp.log(products(w, top_k)[top_k]))(weights)
 
@@ -75,13 +85,15 @@ def weights_of(share: Float[Array, "E"], top_k: int, rounds: int = 300) -> Float
         rounds: of the iteration, which converges the faster the further each p_e is from 1.
 
     Raises:
-        TypeError, ValueError: a share is not between 0 and 1, or top_k is no whole number from 1 on.
+        TypeError, ValueError: as `check_choices`; or a share is not between 0 and 1, or above 1 when scaled.
 
     Source: chen1994weighted, section 3.
     """
     check_arguments("weights_of", CORRELATION, share=share)
+    check_choices("weights_of", share, top_k)
     share = jnp.asarray(share, float)
     share = share * top_k / share.sum()
+    check_arguments("weights_of", {**CORRELATION, "high": 1 + 1e-6}, scaled_share=share)
 
     def closer(_: int, weights: Float[Array, "E"]) -> Float[Array, "E"]:
         now = visits(weights, top_k)
@@ -208,7 +220,8 @@ def touched_sets(
     """
     weights = jnp.asarray(weights, float)
     check_arguments("touched_sets", between(1.0, SUBSETS_OF, whole=True), experts=len(weights))
-    check_arguments("touched_sets", AT_LEAST_ZERO, weights=weights, tokens=tokens)
+    check_choices("touched_sets", weights, top_k)
+    check_arguments("touched_sets", AT_LEAST_ZERO, tokens=tokens)
     check_arguments("touched_sets", AT_LEAST_ONE, group=group)
     check_arguments("touched_sets", CORRELATION, alike=alike)
     sums = jnp.zeros((1, top_k + 1)).at[0, 0].set(1.0)  # products of the weights in each set of the first experts
@@ -287,7 +300,7 @@ def fullest_exactly(tokens: int, weights: Float[np.ndarray, "E"], top_k: int) ->
         TypeError, ValueError: tokens, weights or top_k are not what is allowed.
     """
     check_arguments("fullest_exactly", between(1.0, 2.0, whole=True), top_k=top_k)
-    check_arguments("fullest_exactly", AT_LEAST_ZERO, weights=weights)
+    check_choices("fullest_exactly", weights, top_k)
     check_arguments("fullest_exactly", between(1.0, STAYS if top_k == 2 else 4096, whole=True), tokens=tokens)
     chances = np.asarray(taking(jnp.asarray(weights, float), top_k))
     twos, ones = (tokens if top_k == 2 else 0), tokens

@@ -51,6 +51,11 @@ class Rows:
         row = jnp.arange(len(places)) if rows is None else rows
         return _replaced(self, layer, lambda old, new: old.at[row[:, None], places].set(new, mode="drop"), key, value)
 
+    def at(self, layer: int, places: Int[Array, "B S"]) -> tuple[Float[Array, "B S K C"], Float[Array, "B S K C"]]:
+        """Keys and values of a layer at these places of all rows."""
+        row = jnp.arange(len(places))[:, None]
+        return self.key[layer][row, places], self.value[layer][row, places]
+
     def block(self, size: int) -> int:
         """Places of a block of about this size that `window` can read."""
         return min(size, self.room)
@@ -91,6 +96,12 @@ class Pages:
         page = jnp.where(places < self.room, page, count)  # one past the end is nowhere
         return _replaced(self, layer, lambda old, new: old.at[page, places % size].set(new, mode="drop"), key, value)
 
+    def at(self, layer: int, places: Int[Array, "B S"]) -> tuple[Float[Array, "B S K C"], Float[Array, "B S K C"]]:
+        """As `Rows.at`."""
+        size = self.key[0].shape[1]
+        page = jnp.take_along_axis(self.table, jnp.minimum(places // size, self.table.shape[1] - 1), axis=1)
+        return self.key[layer][page, places % size], self.value[layer][page, places % size]
+
     def block(self, size: int) -> int:
         """As `Rows.block`: whole pages."""
         return min(max(size // self.key[0].shape[1], 1), self.table.shape[1]) * self.key[0].shape[1]
@@ -115,6 +126,13 @@ def _replaced(cache: Cache, layer: int, write: object, key: Array, value: Array)
     key, value = write(cache.key[layer], key), write(cache.value[layer], value)
     put = lambda arrays, new: (*arrays[:layer], new, *arrays[layer + 1 :])  # noqa: E731
     return dataclasses.replace(cache, key=put(cache.key, key), value=put(cache.value, value))
+
+
+def moved(cache: Cache, source: Int[Array, "B S"], target: Int[Array, "B S"]) -> Cache:
+    """A cache in which what lay at some places lies at others; lengths stay. A place beyond N is nowhere."""
+    for layer in range(len(cache.key)):
+        cache = cache.written(layer, None, target, *cache.at(layer, source))
+    return cache
 
 
 def _arrays(config: Config, *shape: int) -> dict[str, tuple[Array, ...]]:

@@ -123,8 +123,7 @@ def placed(cache: Cache, table: Int[np.ndarray, "B M"] | None, length: Int[np.nd
     return dataclasses.replace(cache, **true)
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _pass(
+def first_after(
     config: Config,
     send: Dispatch,
     weights: Weights,
@@ -139,3 +138,6 @@ def _pass(
     last = jnp.take_along_axis(x, jnp.maximum(count - 1, 0)[:, None, None], axis=1)[:, 0]
     length = cache.length if rows is None else cache.length[rows]
     return sample(logits(config, weights, last), how, length), cache
+
+
+_pass = partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)(first_after)

@@ -47,7 +47,7 @@ class Engine:
     Attributes:
         slots: an answer, or None, for each row.
         queue: answers that wait.
-        closing: no request will come any more, so that a policy that waits for more need not.
+        closing: no request is about to come, so that a policy that waits for more need not.
         steps: what the newest steps did.
     """
 
@@ -75,6 +75,7 @@ class Engine:
         Raises:
             ValueError: the room is above the model's context, there are more readers than slots, or chunk is no
                 whole number or less than the readers.
+            Refused: the journal has promised what this engine has no room for.
         """
         slots, most = int(policy.slots), decoder.config.context
         chunk = min(float(policy.chunk), limits.room * limits.readers)
@@ -108,6 +109,7 @@ class Engine:
         self._make([])
         self._read([], [])
         for request in list(journal.unfinished.values()) if journal else ():
+            self._check(request)  # the engine that promised it may have had more room
             self._enter(Answer(request, self.clock.now()))
 
     # Requests come, and may be taken back
@@ -126,19 +128,7 @@ class Engine:
             Refused: the prompt is empty or has tokens that the model has not; prompt and limit are longer than a
                 row or than all memory; the queue is full; or the name is in use.
         """
-        for tokens in ("prompt", "end"):
-            try:
-                check_prompt(tokens, getattr(request, tokens) or ([0] if tokens == "end" else []), self._vocabulary)
-            except (TypeError, ValueError) as error:
-                ids = f"tokens from 0 to {self._vocabulary - 1}, at least one in a prompt"
-                raise Refused(tokens, getattr(request, tokens)[:8], ids) from error
-        if request.tokens > self.limits.room:
-            raise Refused("tokens", request.tokens, f"at most {self.limits.room}, of prompt and limit together")
-        if self._pool and self._pool.pages_for(self._places(request)) > self._pool.count:
-            most = self._pool.count * self._pool.size - self.decoder.ahead
-            raise Refused("tokens", request.tokens, f"at most {most}, for which there is memory")
-        if request.name in self._live:
-            raise Refused("name", request.name, "a name that no unfinished request has")
+        self._check(request)
         if len(self.queue) >= self.limits.queue:
             raise Refused("name", request.name, f"a request when fewer than {self.limits.queue} wait")
         if self.journal:
@@ -232,6 +222,22 @@ class Engine:
     def _vocabulary(self) -> int:
         return self.decoder.config.vocabulary
 
+    def _check(self, request: Request) -> None:
+        """Refuse what this engine could never serve, or has a name for."""
+        for tokens in ("prompt", "end"):
+            try:
+                check_prompt(tokens, getattr(request, tokens) or ([0] if tokens == "end" else []), self._vocabulary)
+            except (TypeError, ValueError) as error:
+                ids = f"tokens from 0 to {self._vocabulary - 1}, at least one in a prompt"
+                raise Refused(tokens, getattr(request, tokens)[:8], ids) from error
+        if request.tokens > self.limits.room:
+            raise Refused("tokens", request.tokens, f"at most {self.limits.room}, of prompt and limit together")
+        if self._pool and self._pool.pages_for(self._places(request)) > self._pool.count:
+            most = self._pool.count * self._pool.size - self.decoder.ahead
+            raise Refused("tokens", request.tokens, f"at most {most}, for which there is memory")
+        if request.name in self._live:
+            raise Refused("name", request.name, "a name that no unfinished request has")
+
     def _places(self, request: Request) -> int:
         """Of the cache, that a request may need."""
         return request.tokens + self.decoder.ahead
@@ -239,6 +245,7 @@ class Engine:
     def _enter(self, answer: Answer) -> Answer:
         self._live[answer.request.name] = answer
         self.queue.append(answer)
+        self.closing = False
         return answer
 
     def _admit(self, now: float) -> None:

@@ -59,7 +59,7 @@ def replay(
     if len(arrival) != len(requests) or not engine.idle:
         found = f"{len(arrival)}, of {len(requests)} requests, at a server that is {'idle' if engine.idle else 'busy'}"
         raise ValueError(f"replay.arrival is {found}; allowed: one for each request, and an idle server")
-    answers, refused, zero, engine.closing = [], [], engine.clock.now(), False
+    answers, refused, zero = [], [], engine.clock.now()
     coming = list(zip((zero + np.asarray(arrival, float)).tolist(), requests, strict=True))[::-1]
     while coming or not engine.idle:
         while coming and coming[-1][0] <= engine.clock.now():

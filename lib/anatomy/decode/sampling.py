@@ -121,7 +121,9 @@ def _kept(p: Float[Array, "*B V"], weight: Float[Array, "*B V"], needed: Float[A
     return kept / kept.sum(-1, keepdims=True)
 
 
-def uniform(seed: UInt[Array, "*B"], position: Int[Array, "*B"], stream: int = 0) -> Float[Array, "*B"]:
+def uniform(
+    seed: UInt[Array, "*B"], position: Int[Array, "*B"], stream: int | Int[np.ndarray, "*B"] = 0
+) -> Float[Array, "*B"]:
     """A number from [0, 1) for each sequence and position, the same ever after.
 
     Args:
@@ -130,11 +132,11 @@ def uniform(seed: UInt[Array, "*B"], position: Int[Array, "*B"], stream: int = 0
         stream: which of the independent numbers of this position: 0 draws the token; speculation needs more.
     """
 
-    def one(seed: Array, position: Array) -> Array:
+    def one(seed: Array, position: Array, stream: Array) -> Array:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), position), stream)
         return jax.random.uniform(key, dtype=jnp.float32)
 
-    return jnp.vectorize(one)(seed, position)
+    return jnp.vectorize(one)(seed, position, jnp.asarray(stream, jnp.int32))
 
 
 def draw(weight: Float[Array, "*B V"], at: Float[Array, "*B"]) -> Int[Array, "*B"]:

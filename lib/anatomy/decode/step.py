@@ -12,9 +12,11 @@ Axes as in `cache`; S new tokens of a row, n places that a pass looks at.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from anatomy.decode.cache import Cache
@@ -44,6 +46,21 @@ def one_by_one(x: Float[Array, "T D"], choices: Choices, experts: Experts | tupl
     return dispatch.one_by_one(x, choices, (*each_expert(experts), Experts(none, none, none.T)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Branches:
+    """New tokens that are nodes of a tree, of which the cache already has the first ones.
+
+    Attributes:
+        first: nodes in the cache, from the root on.
+        depth: of each new node; the root has 0.
+        sees: which nodes of the tree each new node follows, itself among them.
+    """
+
+    first: int
+    depth: Int[np.ndarray, "S"]
+    sees: Bool[np.ndarray, "S nodes"]
+
+
 def extend(
     config: Config,
     weights: Weights,
@@ -52,6 +69,7 @@ def extend(
     count: Int[Array, "R"],
     send: Dispatch,
     rows: Int[Array, "R"] | None = None,
+    branches: Branches | None = None,
 ) -> tuple[Float[Array, "R S D"], Cache]:
     """The stream after the last layer for new tokens, and the cache with them.
 
@@ -63,6 +81,7 @@ def extend(
         count: how many of them are there, 0 to S, the first ones; no more than the row has room for.
         send: an exact dispatch (`sender`).
         rows: of the cache, all different; None is all of them in order, R = B.
+        branches: where the new tokens are nodes of a tree and not one after the other.
 
     Returns:
         The stream, of which only what belongs to tokens that are there has a meaning (`logits` reads it); the cache,
@@ -71,12 +90,18 @@ def extend(
     start = cache.length if rows is None else cache.length[rows]
     index = jnp.arange(tokens.shape[1], dtype=jnp.int32)
     there = index < count[:, None]
-    positions = start[:, None] + index
-    places = jnp.where(there, positions, cache.room)
+    positions = places = start[:, None] + index
+    visible = lambda place: place <= positions[..., None]  # noqa: E731
+    if branches is not None:
+        root = start[:, None] - branches.first
+        positions, visible = root + branches.depth, lambda place: _follows(branches, place - root)
+    places = jnp.where(there, places, cache.room)
     longest = jnp.max(jnp.where(count > 0, start + count, 0))  # rows that have no new token may be as long as they want
     x = weights.embedding[tokens]
     for number, block in enumerate(weights.blocks):
-        x, cache = layer(config, block, number, x, tokens, positions, there, places, cache, rows, longest, send)
+        x, cache = layer(
+            config, block, number, x, tokens, positions, there, places, visible, cache, rows, longest, send
+        )
     grown = cache.length + count if rows is None else cache.length.at[rows].add(count)
     return x, dataclasses.replace(cache, length=grown)
 
@@ -90,6 +115,7 @@ def layer(
     positions: Int[Array, "R S"],
     there: Bool[Array, "R S"],
     places: Int[Array, "R S"],
+    visible: Callable[[Int[Array, "n"]], Bool[Array, "R S n"]],
     cache: Cache,
     rows: Int[Array, "R"] | None,
     longest: Int[Array, ""],
@@ -106,6 +132,7 @@ def layer(
         positions: of the tokens.
         there: which tokens are no padding.
         places: where their keys and values go.
+        visible: which places each of them looks at.
         cache: of all layers.
         rows: of the cache that this is about.
         longest: places of the cache that any of the rows looks at.
@@ -117,7 +144,7 @@ def layer(
     key, value = rotate(heads(y @ weights.key), positions, config), heads(y @ weights.value)
     cache = cache.written(number, rows, places, key, value)
 
-    x = x + look(query, cache, number, rows, positions, longest) @ weights.output
+    x = x + look(query, cache, number, rows, visible, longest) @ weights.output
     y = rms_norm(x, weights.experts_norm, config.norm_epsilon).reshape(-1, x.shape[-1])
     choices = routing.route(config, y @ weights.router, tokens.reshape(-1)).choices
     mixed, _ = send(y, only(choices, there.reshape(-1), config.experts), weights.experts)
@@ -129,7 +156,7 @@ def look(
     cache: Cache,
     number: int,
     rows: Int[Array, "R"] | None,
-    positions: Int[Array, "R S"],
+    visible: Callable[[Int[Array, "n"]], Bool[Array, "R S n"]],
     longest: Int[Array, ""],
 ) -> Float[Array, "R S HC"]:
     """`model.attend` to a cache, block by block, with the softmax kept up to date (dao2022flashattention).
@@ -139,14 +166,13 @@ def look(
     """
     (r, s, h, c), k, size = query.shape, cache.key[0].shape[-2], cache.block(BLOCK)
     query = query.reshape(r, s, k, h // k, c).transpose(0, 2, 3, 1, 4).reshape(r, k, -1, c)
-    positions = jnp.tile(positions, (1, h // k))[:, None, :, None]
 
     def add(index: Array, at: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         highest, total, mixed = at
         first = jnp.minimum(index * size, cache.room - size)  # the last block may overlap the one before
         key, value = cache.window(number, rows, first, size)
         place = first + jnp.arange(size, dtype=jnp.int32)
-        seen = (place >= index * size) & (place <= positions)
+        seen = jnp.tile((place >= index * size) & visible(place), (1, h // k, 1))[:, None]
         scores = jnp.where(seen, query @ key.transpose(0, 2, 3, 1) * c**-0.5, -1e30)
         higher = jnp.maximum(highest, scores.max(-1, keepdims=True))
         before, weight = jnp.exp(highest - higher), jnp.exp(scores - higher)
@@ -157,6 +183,13 @@ def look(
     _, total, mixed = jax.lax.fori_loop(0, -(-longest // size), add, (*start, jnp.zeros_like(query)))
     mixed = (mixed / jnp.maximum(total, 1e-30)).reshape(r, k, h // k, s, c)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(r, s, -1)
+
+
+def _follows(branches: Branches, node: Int[Array, "R n"]) -> Bool[Array, "R S n"]:
+    """Whether new nodes see a node of the tree; what is before the root, all of them do."""
+    within = branches.sees.shape[1]
+    seen = jnp.asarray(branches.sees)[:, jnp.clip(node, 0, within - 1)].transpose(1, 0, 2)
+    return jnp.where(node[:, None] < 0, True, seen & (node < within)[:, None])
 
 
 def only(choices: Choices, there: Bool[Array, "T"], experts: int) -> Choices:

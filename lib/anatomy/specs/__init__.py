@@ -1,4 +1,4 @@
-"""What things are: chips, clusters, architectures and plans, and the catalogues of real ones."""
+"""What things are: chips, clusters, architectures, vision and plans, and the catalogues of real ones."""
 
 from anatomy.specs import catalogue
 from anatomy.specs.architecture import Architecture, Attention, LatentAttention, Parameters, TokenFlop
@@ -7,18 +7,22 @@ from anatomy.specs.catalogue import architecture, chip, cluster, node
 from anatomy.specs.cluster import Chip, Cluster, Link, Node
 from anatomy.specs.plan import Plan, Recompute
 from anatomy.specs.serving import Serving
+from anatomy.specs.vision import CrossAttention, Encoder, Resampler
 
 __all__ = [
     "Architecture",
     "Attention",
     "Chip",
     "Cluster",
+    "CrossAttention",
+    "Encoder",
     "LatentAttention",
     "Link",
     "Node",
     "Parameters",
     "Plan",
     "Recompute",
+    "Resampler",
     "Scalar",
     "Serving",
     "TokenFlop",

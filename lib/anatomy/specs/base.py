@@ -57,7 +57,14 @@ def between(
 
 ABOVE_ZERO, AT_LEAST_ZERO, AT_LEAST_ONE = between(above=0.0), between(), between(1.0)
 SHARE = between(high=1.0, above=0.0)
-FINITE = {**between(high=1e300, above=0.0), "allowed": "a finite number above 0"}
+
+
+def finite(limits: dict[str, Any]) -> dict[str, Any]:
+    """The same limits, infinity left out."""
+    return {**limits, "high": 1e300, "allowed": limits["allowed"].replace("number", "finite number", 1)}
+
+
+FINITE = finite(ABOVE_ZERO)
 
 
 def switch(*, default: bool, doc: str = "") -> Any:

@@ -1,4 +1,4 @@
-"""The catalogues: chips, architectures, fleets, runs and scaling laws, each figure with its source.
+"""The catalogues: chips, architectures, vision, fleets, runs and scaling laws, each figure with its source.
 
 The data files lie in `catalogues/`. An entry has a default `source`; a figure from elsewhere is named
 in its table `sources`; figures seen only in a secondary source are listed in `weak`.
@@ -13,6 +13,7 @@ from typing import Any
 
 from anatomy.specs.architecture import Architecture, Attention, LatentAttention
 from anatomy.specs.cluster import Chip, Cluster, Link, Node
+from anatomy.specs.vision import CrossAttention, Encoder, Resampler
 
 CATALOGUES = files("anatomy.specs") / "catalogues"
 
@@ -117,6 +118,25 @@ def architecture(key: str) -> Architecture:
     row = entry("architectures", key)
     kind = LatentAttention if "kv_rank" in row else Attention
     return _build(Architecture, row, attention=_build(kind, row))
+
+
+@cache
+def encoder(key: str) -> Encoder:
+    """A vision encoder of the catalogue, e.g. `encoder("vit_h_14")`."""
+    return _build(Encoder, entry("vision", key))
+
+
+@cache
+def resampler(key: str) -> Resampler:
+    """A resampler of the catalogue, e.g. `resampler("flamingo_resampler")`."""
+    return _build(Resampler, entry("vision", key))
+
+
+@cache
+def cross_attention(key: str) -> CrossAttention:
+    """The blocks that a published model has between its layers, e.g. `cross_attention("flamingo_80b")`."""
+    row = entry("vision", key)
+    return _build(CrossAttention, row, attention=_build(Attention, row))
 
 
 def _figure(catalogue: str, key: str, name: str) -> float:

@@ -195,3 +195,9 @@ def test_bad_lenience(lenience):
 def test_bad_threshold():
     with pytest.raises(ValueError, match=r"threshold.least is 2; allowed"):
         threshold(np.array([1.0]), 2.0)
+
+
+@pytest.mark.parametrize("draws", [0, -1, 1.5])
+def test_bad_draws(draws):
+    with pytest.raises(ValueError, match=r"multi_round.draws is .*; allowed: a whole number at least 1"):
+        multi_round(np.array([1.0]), np.array([1.0]), draws)

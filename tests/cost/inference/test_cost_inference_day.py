@@ -67,6 +67,9 @@ def test_under_vmap_and_jit_as_plain():
     [
         (lambda: daily_load(HOURS, 1.5), "daily_load.swing is 1.5"),
         (lambda: day(-HOURS, 1.0), "day.load is"),
+        (lambda: day(0 * HOURS, 1.0), "day.load, at its highest, is 0; allowed: a number above 0"),
+        (lambda: day(HOURS[:0], 1.0), r"day.load has shape \(0,\)"),
+        (lambda: day(HOURS, 30.0).price(-0.5), "price.earns is -0.5"),
         (lambda: day(HOURS, 0.0), "day.capacity is 0"),
         (lambda: day(HOURS, 1.0, 1.5), "day.usable is 1.5"),
         (lambda: day(HOURS, 1.0, 1.0, 2.5), "day.deployments is 2.5"),

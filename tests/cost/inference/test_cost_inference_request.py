@@ -33,7 +33,9 @@ def test_rates_and_prices_belong_together(sequences, prompt, answer):
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match=r"request.answer is 0.5; allowed: a number at least 1"):
+    with pytest.raises(ValueError, match=r"request.answer is 0.5; allowed: a finite number at least 1"):
         request(LLAMA, PLAN, BOX, AMPERE, 8.0, 512.0, 0.5)
+    with pytest.raises(ValueError, match=r"request.answer is inf; allowed: a finite number at least 1"):
+        request(LLAMA, PLAN, BOX, AMPERE, 8.0, 512.0, float("inf"))
     with pytest.raises(ValueError, match=r"prefill.prompt is 0"):
         request(LLAMA, PLAN, BOX, AMPERE, 8.0, 0.0, 5.0)

@@ -288,10 +288,26 @@ def test_a_group_along_one_axis_of_a_torus_has_the_links_of_that_axis():
         (lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 0.0, 10.0), "decode.sequences is 0; allowed: a finite number"),
         (
             lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, -1.0),
-            "decode.context is -1; allowed: a number at least 0",
+            "decode.context is -1; allowed: a finite number at least 0",
         ),
         (lambda: prefill(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, float("nan")), "prefill.prompt is nan"),
         (lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, 1.0, imbalance=0.5), "decode.imbalance is 0.5; allowed"),
+        (
+            lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, np.inf),
+            "decode.context is inf; allowed",
+        ),
+        (lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, 1.0, imbalance=np.inf), "decode.imbalance is inf"),
+        *(
+            (
+                lambda touched=touched: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, 1.0, touched=touched),
+                rf"decode.touched is {touched:g}; allowed: a number above 0 and at most experts \(16\)",
+            )
+            for touched in (-3.0, 0.0, 17.0, np.nan)
+        ),
+        (
+            lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, 1.0).dollars_per_million(-1.0),
+            "dollars_per_million.chip_hour is -1",
+        ),
         (lambda: Serving(data=3.0, expert=2.0), r"Serving.expert is 2; allowed: a divisor of data \(3\)"),
         (lambda: Serving(tensor=4.0, rows=3.0), r"Serving.rows is 3; allowed: a divisor of tensor \(4\)"),
         (lambda: overheads("abacus"), "serving entry 'abacus'"),

@@ -84,3 +84,12 @@ def test_bad_trees():
         tree_tokens(RANKS, (1, 4))
     with pytest.raises(ValueError, match=r"has \(0, 1\) without its parent"):
         paths_tokens(RANKS, [(0, 1)])
+    with pytest.raises(ValueError, match=r"has \(7,\); allowed: ranks from 0 to 2"):
+        paths_tokens(RANKS, [(0,), (7,)])
+    with pytest.raises(ValueError, match=r"has 1 nodes twice"):
+        paths_tokens(RANKS, [(0,), (0,)])
+    for call in (lambda ranks: tree_tokens(ranks, (2, 2)), lambda ranks: paths_tokens(ranks, [(0,)])):
+        with pytest.raises(ValueError, match=r"_tokens.ranks, added up, is 1.8; allowed: at most 1"):
+            call(np.array([0.9, 0.9]))
+    with pytest.raises(ValueError, match=r"best_tree.size is -1; allowed: a whole number at least 0"):
+        best_tree(RANKS, -1)

@@ -93,6 +93,11 @@ def test_a_modelled_step_grows_with_its_work():
     "call, message",
     [
         (lambda: Affine(step=-1.0), "Affine.step is -1"),
+        (lambda: poisson(jax.random.key(0), -1, 1.0), "poisson.count is -1; allowed: a whole number at least 1"),
+        (lambda: lognormal_lengths(jax.random.key(0), 0, 9.0, 1.0), "lognormal_lengths.count is 0"),
+        (lambda: geometric_lengths(jax.random.key(0), 0, 9.0), "geometric_lengths.count is 0"),
+        (lambda: uniform_lengths(jax.random.key(0), 2, 3, 2), "uniform_lengths.low is 3; allowed: at most high"),
+        (lambda: uniform_lengths(jax.random.key(0), 2, 1, 2.5), "uniform_lengths.high is 2.5; allowed: a whole number"),
         (lambda: Table([2.0, 1.0], [0.0], [0.0], np.ones((2, 1, 1))), "Table.sequences is"),
         (lambda: Table([1.0], [0.0], [0.0], np.ones((2, 1, 1))), "Table.seconds has shape"),
         (lambda: Table([1.0], [0.0], [0.0], np.zeros((1, 1, 1))), "Table.seconds is 0"),

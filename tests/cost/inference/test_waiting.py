@@ -96,6 +96,8 @@ def test_the_longest_of_known_laws():
         (lambda: waiting.erlang_c(2.5, 1.0), "erlang_c.servers is 2.5"),
         (lambda: waiting.mgc_wait(0.5, 1.0, 1.0, 1.0), "mgc_wait.servers is 0.5"),
         (lambda: waiting.longest(np.array([-1.0]), 2), "longest.lengths is -1"),
+        (lambda: waiting.longest(np.array([]), 2), "longest.lengths is empty"),
+        (lambda: waiting.longest_of_two(10.0, 5.0, 0.5, 2), "longest_of_two.long is 5; allowed: at least short"),
         (lambda: waiting.longest_of_two(1.0, 2.0, 1.5, 2), "longest_of_two.share is 1.5"),
     ],
 )

@@ -105,8 +105,12 @@ def multi_round(p: Law, q: Law, draws: int) -> Float[Array, "*batch draws"]:
         q: draft.
         draws: tokens that the draft proposes for one place.
 
+    Raises:
+        TypeError, ValueError: draws is no whole number from 1 on.
+
     Source: miao2024specinfer; sun2023spectr has the best rule there is.
     """
+    check_arguments("multi_round", between(1.0, whole=True), draws=draws)
     chances, open_still, left = [], 1.0, p
     for _ in range(draws):
         rule = exact(left, q)

@@ -7,10 +7,22 @@ allows; the others are free, for training say, less the time that it takes to tu
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from anatomy.specs import Scalar
-from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ZERO, SHARE, between, check_arguments, number, spec
+from anatomy.specs.base import (
+    ABOVE_ZERO,
+    AT_LEAST_ZERO,
+    SHARE,
+    between,
+    check_arguments,
+    finite,
+    is_concrete,
+    number,
+    refuse_where,
+    spec,
+)
 
 HOURS = 24.0
 
@@ -52,7 +64,11 @@ class Day:
 
         Args:
             earns: what a free chip-hour brings in, over what it costs.
+
+        Raises:
+            TypeError, ValueError: earns is below 0.
         """
+        check_arguments("price", AT_LEAST_ZERO, earns=earns)
         return (1 - earns * self.free) / self.busy
 
 
@@ -73,10 +89,15 @@ def day(
         turning: hours to turn a deployment from serving to other work, or back.
 
     Raises:
-        TypeError, ValueError: a load or the hours are below 0, capacity is not above 0, usable is not between 0 and 1,
-            or deployments is no whole number from 1 on.
+        TypeError, ValueError: the load is no list, has a number below 0 or none above, the hours are below 0, capacity
+            is not above 0, usable is not between 0 and 1, or deployments is no whole number from 1 on.
     """
-    check_arguments("day", AT_LEAST_ZERO, load=load, turning=turning)
+    check_arguments("day", finite(AT_LEAST_ZERO), load=load, turning=turning)
+    if np.ndim(load) != 1 or not np.size(load):
+        raise ValueError(f"day.load has shape {np.shape(load)}; allowed: one axis, of one number or more")
+    if is_concrete(load):
+        highest = np.asarray(load).max()
+        refuse_where(highest <= 0, "day.load, at its highest,", highest, "a number above 0")
     check_arguments("day", ABOVE_ZERO, capacity=capacity)
     check_arguments("day", SHARE, usable=usable)
     check_arguments("day", between(1.0, whole=True), deployments=deployments)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from anatomy.cost.inference.steps import Overheads, Pass, decode, prefill
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
-from anatomy.specs.base import AT_LEAST_ONE, check_arguments
+from anatomy.specs.base import AT_LEAST_ONE, check_arguments, finite
 
 
 class Request(NamedTuple):
@@ -78,9 +78,9 @@ def request(
         answer: tokens of each that are written.
 
     Raises:
-        TypeError, ValueError: sequences or prompt is not a finite number above 0, or answer is below 1.
+        TypeError, ValueError: sequences or prompt is not a finite number above 0, or answer none from 1 on.
     """
-    check_arguments("request", AT_LEAST_ONE, answer=answer)
+    check_arguments("request", finite(AT_LEAST_ONE), answer=answer)
     read = prefill(model, plan, cluster, constants, sequences, prompt)
     step = decode(model, plan, cluster, constants, sequences, prompt + answer / 2)
     return Request(read, step, answer)

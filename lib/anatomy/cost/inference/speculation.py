@@ -14,12 +14,13 @@ Source: leviathan2023fast; chen2023speculative has the same rule.
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from anatomy.specs import Scalar
 from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ZERO, between, check_arguments, is_concrete, refuse_where
 
-UP_TO_ONE = between(high=1.0)
+UP_TO_ONE, COUNT = between(high=1.0), between(whole=True)
 TERMS = 14  # of the series near a = 1
 NEAR = 0.1  # of (g + 1) (1 - a), below which it is used
 NEWTON = 6  # steps; each doubles the digits
@@ -56,8 +57,13 @@ def expected_tokens(alignment: Scalar, length: Scalar) -> Scalar:
 
 
 def even_survival(alignment: Scalar, most: int) -> Float[Array, "most+1"]:
-    """S_0 to S_most where every token has the same chance, whatever became of others: a^i."""
+    """S_0 to S_most where every token has the same chance, whatever became of others: a^i.
+
+    Raises:
+        TypeError, ValueError: alignment is not from 0 to 1, or most is no whole number from 0 on.
+    """
     check_arguments("even_survival", UP_TO_ONE, alignment=alignment)
+    check_arguments("even_survival", COUNT, most=most)
     return jnp.asarray(alignment, float) ** jnp.arange(most + 1)
 
 
@@ -78,9 +84,10 @@ def uneven_survival(alignment: Scalar, alike: Scalar, most: int) -> Float[Array,
         most: longest draft.
 
     Raises:
-        TypeError, ValueError: alignment or alike is not from 0 to 1.
+        TypeError, ValueError: alignment or alike is not from 0 to 1, or most is no whole number from 0 on.
     """
     check_arguments("uneven_survival", UP_TO_ONE, alignment=alignment, alike=alike)
+    check_arguments("uneven_survival", COUNT, most=most)
     own, j = 1.0 - jnp.asarray(alike, float), jnp.arange(1, most)
     first = jnp.stack([1.0, jnp.asarray(alignment, float)])  # j = 0 is a, even where all are wholly alike
     chance = (alignment * own + j * alike) / (own + j * alike)
@@ -109,9 +116,14 @@ def changing_survival(
         length: g.
 
     Raises:
-        TypeError, ValueError: a chance is not from 0 to 1.
+        TypeError, ValueError: a chance is not from 0 to 1, length is no whole number from 0 on, or neither kind ever
+            follows the other, so that there is no long run.
     """
     check_arguments("changing_survival", UP_TO_ONE, easy=easy, hard=hard, to_hard=to_hard, to_easy=to_easy)
+    check_arguments("changing_survival", COUNT, length=length)
+    if is_concrete((to_hard, to_easy)):
+        stuck = (np.asarray(to_hard) == 0) & (np.asarray(to_easy) == 0)
+        refuse_where(stuck, "changing_survival.to_hard", to_hard, "a number above 0, or to_easy above 0")
     kinds = jnp.array([[1 - to_hard, to_hard], [to_easy, 1 - to_easy]], float)
     chance = jnp.array([easy, hard], float)
     power, rounds, passed = jnp.eye(2), jnp.zeros((2, 2)), []
@@ -223,7 +235,11 @@ def rounds_for(law: Float[Array, "most"], tokens: int) -> Scalar:
     Args:
         law: chances that a round yields 1, 2, ... tokens, as `tokens_law` gives them.
         tokens: wanted; what the last round yields beyond them is thrown away.
+
+    Raises:
+        TypeError, ValueError: tokens is no whole number from 0 on.
     """
+    check_arguments("rounds_for", COUNT, tokens=tokens)
     most = law.shape[0]
     waiting = [jnp.zeros(())] * most  # n of 0 and below
     for _ in range(tokens):

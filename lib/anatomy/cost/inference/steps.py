@@ -10,12 +10,26 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 
 from anatomy.cost import collectives, routing
 from anatomy.cost.inference.exchange import expert_exchange, mlp_width, tensor_exchange
 from anatomy.cost.training import Efficiency, derate, matmul_seconds
 from anatomy.specs import Architecture, Cluster, Scalar, Serving, catalogue
-from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, FINITE, check_arguments, number, spec
+from anatomy.specs.base import (
+    AT_LEAST_ONE,
+    AT_LEAST_ZERO,
+    FINITE,
+    check_arguments,
+    finite,
+    is_concrete,
+    number,
+    refuse_where,
+    shown,
+    spec,
+)
+
+ROUNDING = 1 + 1e-5  # within which an expectation may pass its limit, in single precision
 
 KERNELS = 8.0  # of a layer, one after the other, collectives aside: two norms, four products, attention, activation
 
@@ -91,7 +105,12 @@ class Pass:
         return self.flop / (self.period * self.peak)
 
     def dollars_per_million(self, chip_hour: Scalar) -> Scalar:
-        """Dollars for a million tokens, at so many dollars for an hour of a chip."""
+        """Dollars for a million tokens, at so many dollars for an hour of a chip.
+
+        Raises:
+            TypeError, ValueError: chip_hour is below 0.
+        """
+        check_arguments("dollars_per_million", AT_LEAST_ZERO, chip_hour=chip_hour)
         return self.chips * chip_hour / 3600 * self.period / self.tokens * 1e6
 
 
@@ -155,11 +174,15 @@ def decode(
         imbalance: tokens of the fullest expert way over the mean (`loads.slowest_way` gives both).
 
     Raises:
-        TypeError, ValueError: a number is not finite and above 0, or imbalance is below 1.
+        TypeError, ValueError: a number is not finite and above 0 (the context at least 0), imbalance is below 1, or
+            more experts are touched than the model has.
     """
     check_arguments("decode", FINITE, sequences=sequences, tokens=tokens)
-    check_arguments("decode", AT_LEAST_ZERO, context=context)
-    check_arguments("decode", AT_LEAST_ONE, imbalance=imbalance)
+    check_arguments("decode", finite(AT_LEAST_ZERO), context=context)
+    check_arguments("decode", finite(AT_LEAST_ONE), imbalance=imbalance)
+    if touched is not None and is_concrete((touched, model.experts)):
+        wrong = ~((np.asarray(touched) > 0) & (np.asarray(touched) <= model.experts * ROUNDING))
+        refuse_where(wrong, "decode.touched", touched, f"a number above 0 and at most experts ({shown(model.experts)})")
     each = sequences / plan.micro_batches
     n, attended = each * tokens, context + (tokens + 1) / 2
     parts, slowest = through_stages(

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from anatomy.specs import Scalar
+from anatomy.specs.base import between, check_arguments, is_concrete, refuse_where
 
 Path = tuple[int, ...]  # ranks from the root, which is (), to a node; the first child has rank 0
 
@@ -37,9 +38,9 @@ def tree_tokens(ranks: Float[Array, "ranks"], widths: Sequence[int]) -> Scalar:
         widths: w_1, w_2, ..., children of a node at each depth.
 
     Raises:
-        ValueError: a width is not from 1 to the number of ranks.
+        ValueError: a width is not from 1 to the number of ranks, or ranks are no chances of one choice.
     """
-    ranks = jnp.asarray(ranks)
+    ranks = _chances("tree_tokens", ranks)
     for width in widths:
         if not 1 <= width <= ranks.shape[0]:
             raise ValueError(f"tree_tokens.widths has {width}; allowed: 1 to {ranks.shape[0]}, the number of ranks")
@@ -58,13 +59,15 @@ def best_tree(ranks: Sequence[float], size: int) -> list[Path]:
         size: tokens to draft.
 
     Raises:
-        ValueError: ranks is empty, a rank is not from 0 to 1 or above the one before it, or they add up to more than 1.
+        ValueError: ranks is empty, a rank is not from 0 to 1 or above the one before it, they add up to more than 1, or
+            size is no whole number from 0 on.
 
     Source: chen2024sequoia finds it by dynamic programming.
     """
     chances = np.asarray(ranks, float)
     if not (chances.size and (chances >= 0).all() and chances.sum() <= 1 + 1e-12 and (np.diff(chances) <= 0).all()):
         raise ValueError(f"best_tree.ranks is {list(ranks)}; allowed: falling numbers from 0 that add up to 1 at most")
+    check_arguments("best_tree", between(whole=True), size=size)
     found: list[Path] = []
     waiting = [(-chances[0], (0,))]
     while len(found) < size:
@@ -85,13 +88,27 @@ def paths_tokens(ranks: Float[Array, "ranks"], tree: Sequence[Path]) -> Scalar:
         tree: paths of all drafted tokens; the root is not among them.
 
     Raises:
-        ValueError: the parent of a node is missing.
+        ValueError: the parent of a node is missing, a node is there twice or has a rank without a chance, or ranks are
+            no chances of one choice.
     """
     known = {(), *tree}
+    if len(known) <= len(tree):
+        raise ValueError(f"paths_tokens.tree has {len(tree) + 1 - len(known)} nodes twice; allowed: each node once")
+    if beyond := [path for path in tree if not all(0 <= rank < np.shape(ranks)[0] for rank in path)]:
+        raise ValueError(f"paths_tokens.tree has {beyond[0]}; allowed: ranks from 0 to {np.shape(ranks)[0] - 1}")
     if orphans := [path for path in tree if path[:-1] not in known]:
         raise ValueError(f"paths_tokens.tree has {orphans[0]} without its parent; allowed: whole trees")
-    ranks = jnp.asarray(ranks)
+    ranks = _chances("paths_tokens", ranks)
     return 1 + sum(jnp.prod(ranks[jnp.asarray(path)]) for path in tree)
+
+
+def _chances(owner: str, ranks: Float[Array, "ranks"]) -> Float[Array, "ranks"]:
+    """Ranks as an array; refused where they cannot be chances of one choice, unless they are traced."""
+    check_arguments(owner, between(high=1.0), ranks=ranks)
+    if is_concrete(ranks):
+        total = np.asarray(ranks).sum()
+        refuse_where(total > 1 + 1e-6, f"{owner}.ranks, added up,", total, "at most 1")
+    return jnp.asarray(ranks)
 
 
 def depth(tree: Sequence[Path]) -> int:

@@ -10,11 +10,14 @@ from anatomy.specs.base import (
     AT_LEAST_ONE,
     AT_LEAST_ZERO,
     Scalar,
+    between,
     check_arguments,
     number,
     refuse_where,
     spec,
 )
+
+SOME = between(1.0, whole=True)
 
 
 @spec
@@ -52,8 +55,9 @@ def poisson(key: PRNGKeyArray, count: int, rate: Scalar, burst: Scalar = 1.0) ->
         burst: requests that come on average at the same moment; 1 is a Poisson process.
 
     Raises:
-        TypeError, ValueError: rate is not above 0, or burst below 1.
+        TypeError, ValueError: count is no whole number from 1 on, rate is not above 0, or burst below 1.
     """
+    check_arguments("poisson", SOME, count=count)
     check_arguments("poisson", ABOVE_ZERO, rate=rate)
     check_arguments("poisson", AT_LEAST_ONE, burst=burst)
     gaps, alone = jax.random.split(key)
@@ -76,8 +80,9 @@ def lognormal_lengths(
         most: tokens at which an answer is cut off.
 
     Raises:
-        TypeError, ValueError: mean is not above 0, spread below 0, or most below 1.
+        TypeError, ValueError: count is no whole number from 1 on, mean is not above 0, spread below 0, or most below 1.
     """
+    check_arguments("lognormal_lengths", SOME, count=count)
     check_arguments("lognormal_lengths", ABOVE_ZERO, mean=mean)
     check_arguments("lognormal_lengths", AT_LEAST_ZERO, spread=spread)
     check_arguments("lognormal_lengths", AT_LEAST_ONE, most=most)
@@ -90,8 +95,9 @@ def geometric_lengths(key: PRNGKeyArray, count: int, mean: Scalar) -> Float[Arra
     """Whole tokens where every token is as likely to be the last: what an exponential law is to whole numbers.
 
     Raises:
-        TypeError, ValueError: mean is below 1.
+        TypeError, ValueError: count is no whole number from 1 on, or mean is below 1.
     """
+    check_arguments("geometric_lengths", SOME, count=count)
     check_arguments("geometric_lengths", AT_LEAST_ONE, mean=mean)
     stay = jnp.log1p(-1 / jnp.asarray(mean, float))
     return jnp.maximum(jnp.ceil(-jax.random.exponential(key, (count,), float) / stay), 1.0)
@@ -101,8 +107,8 @@ def uniform_lengths(key: PRNGKeyArray, count: int, low: int, high: int) -> Float
     """Whole tokens from low to high, all as likely.
 
     Raises:
-        TypeError, ValueError: low is below 1, or above high.
+        TypeError, ValueError: a number is no whole number from 1 on, or low is above high.
     """
-    check_arguments("uniform_lengths", AT_LEAST_ONE, low=low, high=high)
+    check_arguments("uniform_lengths", SOME, count=count, low=low, high=high)
     refuse_where(low > high, "uniform_lengths.low", low, f"at most high ({high})")
     return jax.random.randint(key, (count,), low, high + 1).astype(float)

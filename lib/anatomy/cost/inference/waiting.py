@@ -13,7 +13,17 @@ import numpy as np
 from jax.scipy.special import gammaincc, gammaln
 from jaxtyping import Array, Float
 
-from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, SHARE, Scalar, between, check_arguments
+from anatomy.specs.base import (
+    ABOVE_ZERO,
+    AT_LEAST_ONE,
+    AT_LEAST_ZERO,
+    SHARE,
+    Scalar,
+    between,
+    check_arguments,
+    is_concrete,
+    refuse_where,
+)
 
 
 def mg1_wait(rate: Scalar, service: Scalar, spread: Scalar) -> Scalar:
@@ -174,8 +184,10 @@ def longest(lengths: Float[Array, "draws"], batch: Scalar) -> Scalar:
         batch: S, answers that end together.
 
     Raises:
-        TypeError, ValueError: a length is below 0, or batch below 1.
+        TypeError, ValueError: there is no length, one is below 0, or batch is below 1.
     """
+    if not np.size(lengths):
+        raise ValueError("longest.lengths is empty; allowed: one length or more")
     check_arguments("longest", AT_LEAST_ZERO, lengths=lengths)
     check_arguments("longest", AT_LEAST_ONE, batch=batch)
     n = np.shape(lengths)[-1]
@@ -193,9 +205,12 @@ def longest_of_two(short: Scalar, long: Scalar, share: Scalar, batch: Scalar) ->
         batch: S.
 
     Raises:
-        TypeError, ValueError: a length is not above 0, share not between 0 and 1, or batch below 1.
+        TypeError, ValueError: a length is not above 0, long is below short, share is not between 0 and 1, or batch is
+            below 1.
     """
     check_arguments("longest_of_two", ABOVE_ZERO, short=short, long=long)
+    if is_concrete((short, long)):
+        refuse_where(np.asarray(long) < short, "longest_of_two.long", long, "at least short")
     check_arguments("longest_of_two", between(high=1.0), share=share)
     check_arguments("longest_of_two", AT_LEAST_ONE, batch=batch)
     return long - (long - short) * (1 - share) ** batch

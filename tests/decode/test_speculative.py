@@ -1,0 +1,368 @@
+"""The loop of speculation as it runs: the same tokens where it is greedy, the same law where it draws."""
+
+import dataclasses
+import functools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from anatomy.cost.inference.speculation import best_length, even_survival
+from anatomy.decode import (
+    Adapted,
+    Lenient,
+    Lookup,
+    Model,
+    Staged,
+    Threshold,
+    chain,
+    distance,
+    distribution,
+    exact,
+    generate,
+    record,
+    sampling,
+    speculate,
+    speculative,
+    wide,
+)
+from anatomy.model import Config, apart, forward, init
+from anatomy.model.dispatch import all_experts
+from hypothesis import given
+from support import quick
+
+# The dispatch whose answers are the same to the last bit whatever the neighbours are.
+CONFIG = Config(vocabulary=16, layers=2, d_model=16, heads=2, head_dim=8, d_ff=16, experts=2, top_k=1, context=64)
+SMALL = CONFIG.replace(layers=1, experts=1)
+SEND = "all_experts"
+LIMIT = 14
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+    with quick.compiled(speculative, "_speculate", static_argnums=0, donate_argnums=1):
+        yield
+
+
+@functools.cache
+def weights_of(config, seed=0, larger=3.0):
+    return apart(jax.tree.map(lambda a: larger * a, init(config, jax.random.key(seed))))
+
+
+def a_model(tree=None, config=SMALL, seed=1):
+    return Model(weights_of(config, seed), config, tree or chain(3), SEND)
+
+
+def itself(tree=None):
+    """The target as its own draft."""
+    return a_model(tree, CONFIG, 0)
+
+
+DRAFTS = {
+    "model": a_model(),
+    "itself": itself(chain(4)),
+    "text": Lookup(16, chain(3)),
+    "tree": a_model(wide((3, 2))),
+    "itself, tree": itself(wide((2, 1, 1))),
+    "staged": Staged(weights_of(CONFIG, 2), a_model(chain(2)), CONFIG, chain(4), SEND),
+    "staged, itself": Staged(weights_of(CONFIG), a_model(chain(2)), CONFIG, chain(3), SEND),
+    "staged, tree": Staged(weights_of(SMALL, 2), a_model(wide((2, 2))), SMALL, chain(3), SEND),
+}
+SLOW = ("text", "itself, tree", "staged", "staged, tree")  # programs alike are compiled for the others
+every_draft = pytest.mark.parametrize(
+    "drafter",
+    [pytest.param(draft, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, draft in DRAFTS.items()],
+)
+
+
+@functools.cache
+def prompts(count=12, seed=0):
+    random = np.random.default_rng(seed)
+    return [random.integers(16, size=n).tolist() for n in random.integers(1, 15, count)]
+
+
+def spoken(drafter, given=None, limit=LIMIT, how=None, **more):
+    return speculate(CONFIG, weights_of(CONFIG), given or prompts(), limit, drafter, how, chunk=16, send=SEND, **more)
+
+
+def sampled(count=12, **more):
+    return sampling(count, **({"temperature": 0.8, "top_p": 0.95, "seed": np.arange(count)} | more))
+
+
+# Greedy
+
+
+@every_draft
+def test_greedy_speculation_is_greedy_for_every_prompt_at_equal_shapes(drafter):
+    """Bit for bit: passes of the same shape that draft nothing make the same tokens; and so does plain generation."""
+    made, none = spoken(drafter), spoken(drafter, length=0)
+    assert (none.drafted == 0).all() and (none.rounds == LIMIT - 1).all()
+    np.testing.assert_array_equal(made.tokens, none.tokens)
+    plain = generate(CONFIG, weights_of(CONFIG), prompts(), LIMIT, chunk=16, send=SEND)
+    np.testing.assert_array_equal(made.tokens, plain.tokens)
+
+
+def test_sequences_end_where_they_end_without_speculation():
+    end = (3, 5)
+    made = spoken(itself(chain(4)), end=end)
+    plain = generate(CONFIG, weights_of(CONFIG), prompts(), LIMIT, end=end, chunk=16, send=SEND)
+    for name in ("tokens", "count", "ended"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(plain, name))
+    assert made.ended.any() and not made.ended.all()
+    assert made.of(0) == plain.of(0)
+
+
+# What is counted
+
+
+@every_draft
+def test_a_round_makes_what_it_accepts_and_one_more(drafter):
+    made = spoken(drafter, how=sampled())
+    height = drafter.tree.height
+    assert (made.count == LIMIT).all()
+    assert (made.accepted <= made.drafted).all()
+    last = made.rounds + made.accepted - (LIMIT - 1)  # of a tree, the last round may make more than is wanted
+    assert ((last >= 0) & (last <= (0 if drafter.tree.is_chain else height))).all()
+    assert made.tokens_per_round == (LIMIT - 1) / made.rounds.mean()
+
+
+@pytest.mark.parametrize("name", ["itself", "staged, itself"])
+def test_what_drafts_like_the_target_is_always_accepted(name):
+    drafter = DRAFTS[name]
+    made = spoken(drafter, how=sampled())
+    np.testing.assert_array_equal(made.accepted, made.drafted)
+    assert (made.rounds == -(-(LIMIT - 1) // (drafter.tree.height + 1))).all()
+
+
+@pytest.mark.parametrize(
+    "drafter", [DRAFTS["model"], DRAFTS["tree"], DRAFTS["staged"]], ids=["model", "tree", "staged"]
+)
+def test_a_row_does_not_depend_on_its_neighbours(drafter):
+    one = spoken(drafter, prompts(), how=sampled())
+    other = spoken(drafter, [prompts()[0], *prompts(seed=1)[1:]], how=sampled())
+    assert one.of(0) == other.of(0)
+    assert one.of(1) != other.of(1)
+    assert one.rounds[0] == other.rounds[0]
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_draft_is_as_long_as_is_wanted(length):
+    made = spoken(itself(chain(4)), how=sampled(), length=length)
+    assert (made.rounds == -(-(LIMIT - 1) // (length + 1))).all()
+
+
+def test_accepted_drafts_get_longer_and_refused_ones_shorter():
+    adapted = Adapted(0.05, 0.02, memory=0.5)
+    good, bad = (spoken(d, limit=40, how=sampled(), adapted=adapted) for d in (itself(chain(8)), a_model(chain(8))))
+    np.testing.assert_array_equal(good.accepted, good.drafted)
+    assert good.rounds.max() <= 8  # (40 - 1) / 9, and shorter ones until it was seen
+    assert (bad.drafted / bad.rounds).mean() < 3
+
+
+@pytest.mark.slow
+def test_an_adapted_draft_is_greedy_too():
+    adapted, drafter = Adapted(0.05, 0.02, memory=0.5), a_model(chain(8))
+    np.testing.assert_array_equal(spoken(drafter, adapted=adapted).tokens, spoken(drafter, length=0).tokens)
+
+
+@given(st.floats(0.01, 0.99), st.floats(0, 0.5), st.floats(0, 0.2))
+def test_the_adapted_length_is_the_best_by_the_cost_model(alignment, cost, more):
+    found = Adapted(cost, more).length(jnp.array([[alignment * 8, 8.0]]), 6)
+    assert int(found[0]) == max(1, int(best_length(even_survival(alignment, 6), cost, 1 + more * jnp.arange(7))))
+
+
+# The text as a draft
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(1, 3))
+def test_the_text_goes_on_as_it_did_after_the_longest_and_newest_match(text, longest):
+    drafter = Lookup(3, chain(3), longest)
+    history = jnp.array([text + [0] * (12 - len(text))])
+    full, going = jnp.full(1, 3), jnp.ones(1, bool)
+    drafted, _ = drafter.propose((), history, jnp.array([len(text)]), full, going, sampling(1), 1)
+    wanted = []
+    for match in range(min(longest, len(text) - 1), 0, -1):
+        places = [i for i in range(len(text) - match) if text[i : i + match] == text[-match:]]
+        if places:
+            wanted = text[places[-1] + match :][:3]
+            break
+    assert drafted.token[0][: len(wanted)].tolist() == wanted
+    assert drafted.there[0].tolist() == [i < len(wanted) for i in range(3)]
+    np.testing.assert_array_equal(drafted.q[0].argmax(-1), drafted.token[0])
+
+
+# The law: draws of the real loop against the target's own probabilities
+
+DRAWS = 2**20
+TINY = Config(vocabulary=4, layers=1, d_model=8, heads=1, head_dim=8, d_ff=8, experts=2, top_k=1, context=8)
+TINY_DRAFT = TINY.replace(experts=1)
+TOKENS = 3
+
+
+@functools.cache
+def tiny(config, seed):
+    return weights_of(config, seed, larger=1.2)
+
+
+def tiny_model(tree, seed=1):
+    return Model(tiny(TINY_DRAFT, seed), TINY_DRAFT, tree, SEND)
+
+
+class Liar(Model):
+    """Says that it drew by the settings of the target, and draws at another temperature."""
+
+    def propose(self, state, history, known, wanted, going, how, stage):
+        told, _ = super().propose(state, history, known, wanted, going, how, stage)
+        drawn, state = super().propose(
+            state, history, known, wanted, going, dataclasses.replace(how, temperature=how.temperature * 0.3), stage
+        )
+        return drawn._replace(q=told.q), state
+
+
+jax.tree_util.register_dataclass(Liar, data_fields=["weights"], meta_fields=["config", "tree", "send"])
+
+
+def law(how):
+    """Probability of each text that may follow."""
+    texts = np.stack(np.meshgrid(*[np.arange(4)] * TOKENS, indexing="ij"), -1).reshape(-1, TOKENS)
+    tokens = np.concatenate([np.ones((len(texts), 1), int), texts], axis=1)
+    logits = forward(TINY, tiny(TINY, 0), tokens, send=all_experts).logits[:, :-1]
+    p = np.asarray(distribution(logits, sampling(1, **how)))
+    return np.prod(np.take_along_axis(p, texts[..., None], axis=-1)[..., 0], axis=1, dtype=float)
+
+
+def drawn(drafter, how, draws, rule=exact, batch=2**16, **more):
+    """How often each text was generated."""
+    count = np.zeros(4**TOKENS)
+    for first in range(0, draws, batch):
+        seeds = sampling(batch, **how, seed=np.arange(first, first + batch))
+        made = speculate(
+            TINY, tiny(TINY, 0), [[1]] * batch, TOKENS, drafter, seeds, rule=rule, chunk=4, send=SEND, **more
+        )
+        count += np.bincount(made.tokens @ 4 ** np.arange(TOKENS)[::-1], minlength=4**TOKENS)
+    return count
+
+
+def chance(count, p):
+    """Of counts as unlike p as these, by chi-square; 0 if something came that cannot. Rare texts are one."""
+    if count[p == 0].any():
+        return 0
+    wanted = count.sum() * p / p.sum()
+    rare = wanted < 10
+    found, wanted = (np.append(a[~rare], a[rare].sum()) for a in (count, wanted))
+    return scipy.stats.chisquare(found[wanted > 0], wanted[wanted > 0]).pvalue
+
+
+LAWS = {
+    "chain": (tiny_model(chain(2)), {}),
+    "chain, top-k, warm": (tiny_model(chain(2)), {"temperature": 1.4, "top_k": 3}),
+    "tree, top-p": (tiny_model(wide((2, 2))), {"top_p": 0.9}),
+    "text": (Lookup(4, chain(2), 2), {}),
+    "staged": (Staged(tiny(TINY, 2), tiny_model(chain(2)), TINY, chain(2), SEND), {"temperature": 0.7}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drafter, how", LAWS.values(), ids=LAWS)
+def test_a_million_draws_have_the_law_of_the_target(drafter, how):
+    count = drawn(drafter, how, DRAWS // TOKENS + 1)
+    assert count.sum() * TOKENS >= 2**20
+    assert chance(count, law(how)) > 1e-3
+
+
+@pytest.mark.slow
+def test_an_adapted_length_leaves_the_law_as_it_is():
+    count = drawn(tiny_model(chain(2)), {}, DRAWS // TOKENS + 1, adapted=Adapted(0.2, memory=0.3))
+    assert chance(count, law({})) > 1e-3
+
+
+def test_the_law_is_seen_to_be_another_where_q_is_not_what_was_drawn_from():
+    liar = Liar(tiny(TINY_DRAFT, 1), TINY_DRAFT, chain(2), SEND)
+    assert chance(drawn(liar, {}, 2**14, batch=2**14), law({})) < 1e-9
+    assert chance(drawn(tiny_model(chain(2)), {}, 2**14, batch=2**14), law({})) > 1e-3
+
+
+@pytest.mark.parametrize("rule", [Lenient(0.4), Threshold(0.3)], ids=str)
+def test_relaxed_rules_draw_from_the_law_that_they_tell_the_distance_of(rule):
+    """Of the second token, the first that is drafted: p and q after each first token, weighed by its chance."""
+    drafter, draws = tiny_model(chain(1)), 2**15
+    count = drawn(drafter, {}, draws, rule=rule, batch=draws).reshape(4, 4, 4).sum(2)
+    tokens = np.stack([np.ones(4, int), np.arange(4)], axis=1)
+    one = sampling(1)
+    first = law({}).reshape(4, 16).sum(1)
+    p = np.asarray(distribution(forward(TINY, tiny(TINY, 0), tokens, send=all_experts).logits[:, -1], one))
+    q = np.asarray(distribution(forward(TINY_DRAFT, tiny(TINY_DRAFT, 1), tokens, send=all_experts).logits[:, -1], one))
+    wanted = first[:, None] * np.asarray(rule(p, q).law(q))
+    assert chance(count.ravel(), wanted.ravel()) > 1e-3
+    assert chance(count.ravel(), (first[:, None] * p).ravel()) < 1e-9
+    assert float(distance(rule, p, q).total_variation) > 0.02
+
+
+# The recording
+
+
+@pytest.mark.parametrize(
+    "drafter, temperature",
+    [(DRAFTS["model"], 1.0), (DRAFTS["model"], 0.0), (DRAFTS["tree"], 1.0)],
+    ids=["chain", "greedy", "tree"],
+)
+def test_a_recording_is_of_the_speculation_that_runs(drafter, temperature):
+    prompt, how = prompts()[1], sampling(temperature=temperature, seed=5)
+    made = spoken(drafter, [prompt], how=sampling(1, temperature=temperature, seed=5))
+    rounds = record(CONFIG, weights_of(CONFIG), [*prompt, made.of(0)[0]], drafter, int(made.rounds[0]), how, send=SEND)
+    tokens = [token for one in rounds for token in one["tokens"]]
+    assert tokens[: LIMIT - 1] == made.of(0)[1:]
+    fates = set()
+    for number, one in enumerate(rounds):
+        assert one["known"] == len(prompt) + 1 + sum(len(r["tokens"]) for r in rounds[:number])
+        assert len([n for n in one["drafted"] if n["fate"] == "accepted"]) == len(one["tokens"]) - 1
+        assert one["tokens"][-1] == one["last"]["token"]
+        for node in one["drafted"]:
+            fates.add(node["fate"])
+            if node["fate"] != "not reached":
+                assert (node["fate"] == "accepted") == (node["at"] < node["accept"])
+            if drafter.tree.is_chain:
+                np.testing.assert_allclose(node["accept"], min(1, node["p"] / node["q"]), rtol=1e-5)
+            for law in (node["target"], node["draft"]):
+                assert [p for _, p in law] == sorted([p for _, p in law], reverse=True)
+            assert dict(map(tuple, node["draft"])).get(node["token"], node["q"]) == node["q"]
+        refused = [n for n in one["drafted"] if n["fate"] == "rejected"]
+        assert (one["last"]["kind"] == "resampled") == any(n["depth"] == len(one["tokens"]) for n in refused)
+    assert "rejected" in fates
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda: spoken(a_model(), limit=0), "speculate.limit is 0; allowed: a whole number at least 1"),
+        (lambda: spoken(a_model(), limit=60), r"speculate.tokens: prompt and limit need 7\d; allowed: at most 64"),
+        (lambda: spoken(a_model(), [[1], []]), r"prompts\[1\]"),
+        (lambda: spoken(a_model(), [[16]]), r"prompts\[0\]"),
+        (lambda: spoken(a_model(), end=(99,)), "speculate.end"),
+        (lambda: spoken(a_model(), how=sampled(3)), r"speculate.how is for \(3,\) sequences; allowed: 12"),
+        (
+            lambda: spoken(a_model(), length=4),
+            "speculate.length is 4; allowed: a whole number at least 0 and at most 3",
+        ),
+        (lambda: spoken(Lookup(15)), "speculate.drafter has a vocabulary of 15; allowed: 16"),
+        (lambda: spoken(a_model(wide((2,))), adapted=Adapted(0.1)), "speculate.adapted is for chains"),
+        (lambda: Model(weights_of(SMALL, 1), SMALL, chain(2), "by_capacity"), "dispatch"),
+        (lambda: Lookup(16, wide((2,))), "Lookup.tree is .*; allowed: a chain"),
+        (lambda: Lookup(16, longest=0), "Lookup.longest is 0; allowed: a whole number at least 1"),
+        (lambda: Staged(weights_of(SMALL), Lookup(15), SMALL), "Staged.drafter has a vocabulary of 15; allowed: 16"),
+        (lambda: Staged(weights_of(SMALL), a_model(), SMALL, wide((2,))), "Staged.tree is .*; allowed: a chain"),
+        (lambda: Adapted(-1.0), "Adapted.draft is -1"),
+        (lambda: Adapted(0.1, memory=0.0), "Adapted.memory is 0; allowed: a number above 0"),
+        (lambda: record(CONFIG, weights_of(CONFIG), [1], a_model(), 1), "record.prompt has 1 tokens"),
+        (lambda: record(CONFIG, weights_of(CONFIG), [1, 2], a_model(), 0), "record.rounds is 0"),
+        (lambda: record(CONFIG, weights_of(CONFIG), [1, 2], a_model(), 40), "record.prompt has 2 tokens, 40 rounds"),
+    ],
+)
+def test_bad_input_is_refused(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()
