@@ -21,6 +21,7 @@ from anatomy.decode import (
     sender,
 )
 from anatomy.decode.generate import prefill
+from anatomy.decode.neighbours import together
 from anatomy.decode.step import BLOCK
 from anatomy.model import Config, apart, dispatch, forward, init
 from anatomy.model.dispatch import DISPATCHES, EXACT, Experts, all_experts
@@ -186,17 +187,26 @@ def test_a_sequence_does_not_depend_on_its_neighbours(kind, name, seed, lengths)
 
 def test_a_dispatch_that_drops_gives_another_answer_beside_other_neighbours():
     """Why serving by capacity is not deterministic: the experts' places are shared with strangers."""
-    weights, prompt = weights_of(), random_tokens(1, 8)
-
-    @functools.partial(jit, static_argnums=1)
-    def beside(others, send):
-        return forward(CONFIG, weights, jnp.concatenate([others, prompt]), send=send).logits[-1, -1]
-
+    prompt = random_tokens(1, 8)
     crowd = np.full((3, 8), prompt[0, -1], np.int32)  # all want what the last token wants
-    exact = [beside(others, all_experts) for others in (random_tokens(3, 8, seed=1), crowd)]
-    dropping = [beside(others, DISPATCHES["by_capacity"]) for others in (random_tokens(3, 8, seed=1), crowd)]
-    close(*exact)
-    assert np.abs(dropping[0] - dropping[1]).max() > 0.1
+
+    def last(others, name):
+        answers, dropped = together(CONFIG, weights_of(), np.vstack([others, prompt]), 12, DISPATCHES[name])
+        return answers[-1].tolist(), float(dropped.max())
+
+    alike, others = (last(some, "all_experts") for some in (crowd, random_tokens(3, 8, seed=1)))
+    assert alike == others
+    wanted = generate(CONFIG, weights_of(), prompt, 12, send="all_experts").of(0)
+    assert alike == (wanted, 0.0)
+    (alike, lost), (others, _) = (last(some, "by_capacity") for some in (crowd, random_tokens(3, 8, seed=1)))
+    assert alike != others
+    assert lost > 0
+
+
+@pytest.mark.parametrize(("limit", "match"), [(0, "limit"), (CONFIG.context, "at most")])
+def test_answers_beside_others_need_a_limit_and_room(limit, match):
+    with pytest.raises(ValueError, match=match):
+        together(CONFIG, weights_of(), random_tokens(2, 8), limit, all_experts)
 
 
 def test_rows_that_wait_read_no_expert():
