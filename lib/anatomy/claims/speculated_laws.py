@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import chisquare
 
-from anatomy.claims.speculated import FOUR, ROOM, ROOMS, Target, drafter
+from anatomy.claims.speculated import FOUR, ROOM, ROOMS, TARGETS, Target, drafter
 from anatomy.cost.inference import acceptance
 from anatomy.decode import (
     Drafter,
     Lenient,
     Lookup,
+    Model,
     Sampling,
     Threshold,
     chain,
@@ -29,6 +30,7 @@ from anatomy.decode import (
 )
 from anatomy.decode.accepting import Rule
 from anatomy.model import Config, Weights, apart, forward
+from anatomy.model.routes import routes
 from anatomy.train import instructions, recipes, tokens
 from anatomy.train.cache import answered
 from anatomy.train.data import VOCABULARY
@@ -42,9 +44,9 @@ RULES: dict[str, Rule] = {
     "lenience 1/2": Lenient(0.5),
     "lenience 1/10": Lenient(0.1),
     "threshold 0.1": Threshold(0.1),
-    "threshold 0.01": Threshold(0.01),
 }
-ASKED, ANSWER = 16, 12  # questions of each kind, and tokens of an answer at most
+ASKED, ANSWER = 12, 12  # questions of each kind, and tokens of an answer at most
+TUNED = 0.5  # of the way from the target to the tuned target: weights of the draft whose answers are scored
 DRAWN, CALLS = 4096, 8  # sequences at once, and how often
 TEXT, SEED, ROUNDS = "And the LORD said unto Moses", 3, 6  # of the recording
 
@@ -131,24 +133,30 @@ def _law(config: Config, weights: Weights, rows: Any) -> Any:
     return jax.nn.softmax(forward(config, weights, rows).logits)
 
 
+def half_tuned() -> Target:
+    """A model that answers worse: its weights lie between those before and after tuning."""
+    before, after = (recipes.trained(name, progress=False) for name in ("target", "instructions"))
+    weights = jax.tree.map(lambda a, b: (1 - TUNED) * a + TUNED * b, before.weights, after.weights)
+    return Target(after.config.replace(context=ROOM), apart(weights), ALL)
+
+
 class Scored(NamedTuple):
     """Answers under a rule."""
 
     right: float  # share of all questions
     domain: float  # share of those that ask whether a snippet is prose or code
-    accepted: float  # share of judged drafts
+    accepted: float | None  # share of the drafted tokens; None where nothing is drafted
     alike: float  # share of the answers that are those of plain greedy decoding
 
 
 @cache
 def scored() -> dict[str, Scored]:
-    """The tuned target's answers to held-out questions by rule, drawn or greedy; the draft was never tuned."""
-    digests = [recipes.digest(name) for name in ("instructions", "draft")]
-    told = answered(f"scored {RULES} {ASKED} {ANSWER} {digests} {FOUR}", ROOMS, _scored)
+    """The tuned target's answers to held-out questions by rule, drawn or greedy; the draft is half as far tuned."""
+    told = answered(f"scored {RULES} {ASKED} {ANSWER} {TUNED} {recipes.digest('instructions')} {FOUR}", ROOMS, _scored)
     return {name: Scored(*each) for name, each in told.items()}
 
 
-def _scored() -> dict[str, list[float]]:
+def _scored() -> dict[str, list[float | None]]:
     bpe = tokens.tokenizer(VOCABULARY)
     asked = instructions.pairs("held_out", ASKED)
     prompts = [instructions.prompt(bpe, pair.question).tolist() for pair in asked]
@@ -156,7 +164,8 @@ def _scored() -> dict[str, list[float]]:
     seeds = list(range(len(asked)))
     drawn, greedy = (sampling(len(asked), temperature=heat, seed=seeds) for heat in (1.0, 0.0))
     with jax.enable_x64(False):
-        model, draft = small("instructions"), drafter(chain(FOUR), "draft")
+        model, poor = small("instructions"), half_tuned()
+        draft = Model(poor.weights, poor.config, chain(FOUR), ALL)
 
         def plain(model: Target, how: Sampling) -> Any:
             return generate(model.config, model.weights, prompts, ANSWER, how, [bpe.end], send=ALL)
@@ -167,15 +176,33 @@ def _scored() -> dict[str, list[float]]:
         made = {"plain, greedy": plain(model, greedy), "exact, greedy": guessed(exact, greedy)}
         made["plain"] = plain(model, drawn)
         made |= {name: guessed(rule, drawn) for name, rule in RULES.items()}
-        made["the draft alone"] = plain(small("draft"), drawn)
+        made["the draft alone"] = plain(poor, drawn)
     best = [made["plain, greedy"].of(i) for i in seeds]
     found = {}
     for name, answers in made.items():
         right = [instructions.is_right(pair, instructions.reply(bpe, answers.of(i))) for i, pair in enumerate(asked)]
-        share = float(answers.accepted.sum() / answers.drafted.sum()) if hasattr(answers, "drafted") else float("nan")
+        share = float(answers.accepted.sum() / answers.drafted.sum()) if hasattr(answers, "drafted") else None
         same = [answers.of(i) == best[i] for i in seeds]
         found[name] = [float(np.mean(right)), float(np.mean(np.array(right)[about])), share, float(np.mean(same))]
     return found
+
+
+def experts_read(batches: Sequence[int], blocks: Sequence[int]) -> np.ndarray:
+    """Experts of a layer that blocks of consecutive tokens of so many texts read, counted; a row for each batch."""
+    bpe, made = tokens.tokenizer(VOCABULARY), small(TARGETS["16 experts"][0])
+    texts = [np.asarray(tokens.packed(bpe, name, "held_out", ROOM))[:64, :ROOM] for name in tokens.EPOCHS]
+    with jax.enable_x64(False):
+        chosen = np.asarray(routes(made.config, made.weights, np.stack(texts, 1).reshape(-1, ROOM))[0])
+    return np.array([[read_at_once(chosen, made.config.experts, n, m) for m in blocks] for n in batches])
+
+
+def read_at_once(chosen: np.ndarray, experts: int, batch: int, block: int) -> float:
+    """Different experts of a layer among the choices [L, R, S, k] of `block` tokens of `batch` rows, mean over all."""
+    layers, count, length, _ = chosen.shape
+    hit = (chosen[..., None] == np.arange(experts)).any(3)
+    hit = hit[:, : count // batch * batch, : length // block * block]
+    hit = hit.reshape(layers, count // batch, batch, length // block, block, experts)
+    return float(hit.any((2, 4)).sum(-1).mean())
 
 
 class Drawn(NamedTuple):
