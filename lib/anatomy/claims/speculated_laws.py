@@ -45,8 +45,8 @@ RULES: dict[str, Rule] = {
     "lenience 1/10": Lenient(0.1),
     "threshold 0.1": Threshold(0.1),
 }
-ASKED, ANSWER = 12, 12  # questions of each kind, and tokens of an answer at most
-TUNED = 0.5  # of the way from the target to the tuned target: weights of the draft whose answers are scored
+ASKED, ANSWER = 96, 6  # questions whether a snippet is prose or code, and tokens of an answer at most
+TUNED = 0.4  # of the way from the target to the tuned target: weights of the draft whose answers are scored
 DRAWN, CALLS = 4096, 8  # sequences at once, and how often
 TEXT, SEED, ROUNDS = "And the LORD said unto Moses", 3, 6  # of the recording
 
@@ -143,24 +143,22 @@ def half_tuned() -> Target:
 class Scored(NamedTuple):
     """Answers under a rule."""
 
-    right: float  # share of all questions
-    domain: float  # share of those that ask whether a snippet is prose or code
+    right: float  # share of the questions
     accepted: float | None  # share of the drafted tokens; None where nothing is drafted
     alike: float  # share of the answers that are those of plain greedy decoding
 
 
 @cache
 def scored() -> dict[str, Scored]:
-    """The tuned target's answers to held-out questions by rule, drawn or greedy; the draft is half as far tuned."""
+    """The tuned target's answers to held-out questions by rule, drawn or greedy; the draft is less tuned."""
     told = answered(f"scored {RULES} {ASKED} {ANSWER} {TUNED} {recipes.digest('instructions')} {FOUR}", ROOMS, _scored)
     return {name: Scored(*each) for name, each in told.items()}
 
 
 def _scored() -> dict[str, list[float | None]]:
     bpe = tokens.tokenizer(VOCABULARY)
-    asked = instructions.pairs("held_out", ASKED)
+    asked = [pair for pair in instructions.pairs("held_out", ASKED) if pair.kind == instructions.SNIPPET_RULE]
     prompts = [instructions.prompt(bpe, pair.question).tolist() for pair in asked]
-    about = [pair.kind == instructions.SNIPPET_RULE for pair in asked]
     seeds = list(range(len(asked)))
     drawn, greedy = (sampling(len(asked), temperature=heat, seed=seeds) for heat in (1.0, 0.0))
     with jax.enable_x64(False):
@@ -183,7 +181,7 @@ def _scored() -> dict[str, list[float | None]]:
         right = [instructions.is_right(pair, instructions.reply(bpe, answers.of(i))) for i, pair in enumerate(asked)]
         share = float(answers.accepted.sum() / answers.drafted.sum()) if hasattr(answers, "drafted") else None
         same = [answers.of(i) == best[i] for i in seeds]
-        found[name] = [float(np.mean(right)), float(np.mean(np.array(right)[about])), share, float(np.mean(same))]
+        found[name] = [float(np.mean(right)), share, float(np.mean(same))]
     return found
 
 
@@ -247,6 +245,9 @@ def against(count: np.ndarray, p: Sequence[float] | np.ndarray) -> list[float]:
     far = float(acceptance.total_variation(jnp.asarray(count / total), jnp.asarray(p)))
     by_chance = float(np.sqrt(p * (1 - p) / (2 * np.pi * total)).sum())  # half of the mean of |normal|
     often = p * total >= 5
-    grouped = [np.append(x[often], x[~often].sum()) for x in (count, p * total)]
-    keep = grouped[1] > 0
-    return [far, by_chance, float(chisquare(grouped[0][keep], grouped[1][keep]).pvalue)]
+    seen, told = (np.append(x[often], x[~often].sum()) for x in (count, p * total))
+    if told[-1] == 0:  # the rest never comes
+        likely = 0.0 if seen[-1] else float(chisquare(seen[:-1], told[:-1]).pvalue)
+    else:
+        likely = float(chisquare(seen, told).pvalue)
+    return [far, by_chance, likely]
