@@ -33,6 +33,9 @@ def test_a_roofline_takes_the_longer_of_reading_and_arithmetic(monkeypatch):
     assert slow.pass_of("any", 1, 1) == pytest.approx(made.read(2))  # one token reads its two experts
     assert slow.pass_of("any", 1000, 5) == pytest.approx(made.read(4))
     assert weak.pass_of("any", 3, 5) == pytest.approx(15 * made.flop())
+    even = speculated.Roofline(2.0, 3.0)
+    tokens = even.balance("any")
+    assert even.pass_of("any", round(tokens) + 3, 1) > made.read(4) / 2.0 >= even.pass_of("any", round(tokens) - 3, 1)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))

@@ -89,10 +89,16 @@ def target(name: str) -> Target:
         return Target(config, apart(weights), send)
 
 
+def small_draft(recipe: str = DRAFT) -> tuple[Config, Weights]:
+    """The draft of both targets, or another trained model."""
+    made = recipes.trained(recipe, progress=False)
+    return made.config, apart(made.weights)
+
+
 def drafter(tree: Tree, recipe: str = DRAFT) -> Model:
     """A trained model as a draft; of one expert or few tokens, so all experts are read."""
-    made = recipes.trained(recipe, progress=False)
-    return Model(apart(made.weights), made.config, tree, "all_experts")
+    config, weights = small_draft(recipe)
+    return Model(weights, config, tree, "all_experts")
 
 
 def begun(batch: int) -> np.ndarray:
@@ -182,11 +188,12 @@ def tree_of_eight() -> Tree:
 
 def forms() -> dict[str, Drafter]:
     """Drafts of other forms than one chain by one model."""
+    config, weights = small_draft()
     return {
         "four guesses at one place": drafter(wide((4,))),
         "the best tree of eight": drafter(tree_of_eight()),
         "staged: a draft with the text as its draft": Staged(
-            drafter(chain(1)).weights, Lookup(VOCABULARY, chain(2)), drafter(chain(1)).config, chain(4), "all_experts"
+            weights, Lookup(VOCABULARY, chain(2)), config, chain(4), "all_experts"
         ),
         "the text as draft": Lookup(VOCABULARY, chain(4)),
     }
@@ -223,7 +230,7 @@ def _measure(name: str) -> dict[str, dict[str, Any]]:
             more = program.batch == 1
             found[key] = timed(program, PASSES * (5 if more else 1))
             if "tokens at" in key:  # the draft's first step and the target's pass, without the rest of the draft
-                found[key]["idle"] = timed(program, 12, wanted=0)["seconds"]
+                found[key]["idle"] = timed(program, PASSES // 2, wanted=0)["seconds"]
         return found
 
 
@@ -281,6 +288,11 @@ class Roofline(NamedTuple):
         model = target(name)
         experts = float(touched_by_blocks(batch, block, model.config.experts, model.config.top_k))
         return max(model.read(experts) / self.bandwidth, batch * block * model.flop() / self.rate)
+
+    def balance(self, name: str) -> float:
+        """Tokens at which arithmetic takes as long as reading all weights."""
+        model = target(name)
+        return model.read(model.config.experts) / self.bandwidth / (model.flop() / self.rate)
 
 
 @cache
