@@ -40,7 +40,7 @@ from anatomy.decode.speculative import At
 from anatomy.model import Config, Weights, apart
 from anatomy.model.enlarge import enlarge
 from anatomy.train import recipes, tokens
-from anatomy.train.cache import answered
+from anatomy.train.cache import answered, code_hash
 from anatomy.train.data import VOCABULARY
 
 ROOM = 128  # tokens of a sequence; then it begins again
@@ -52,7 +52,7 @@ DRAFT = "experts_1_0"  # recipe of the draft of both
 LENGTHS, LONG_AT = (1, 2, 4, 8), (1, 16)  # draft lengths, and the batches at which all of them are measured
 FOUR, BATCHES = 4, (1, 4, 16, 64)  # the length that is measured at every batch
 PASSES = 48  # of each measurement
-ROOMS = ("model", "decode")  # whose code what is measured depends on; recipes have digests of their own
+ROOMS = ("model", "decode", "cost/inference")  # whose code what is measured depends on; recipes have their digests
 RANKS = (0.55, 0.12, 0.06, 0.04)  # that the first, second, ... guess is right: what trees are chosen by
 
 
@@ -209,7 +209,13 @@ def measured() -> dict[str, dict[str, dict[str, Any]]]:
     """Passes of all targets by name, measured once on this machine: "plain 16", "4 tokens at 16", or a form."""
     digests = [recipes.digest(name) for name in (DRAFT, *(recipe for recipe, _, _ in TARGETS.values()))]
     question = f"speculated {digests} {TARGETS} {LENGTHS} {LONG_AT} {FOUR} {BATCHES} {PASSES} {RANKS} {ROOM}"
-    return {name: answered(f"{question} {name}", ROOMS, partial(_measure, name)) for name in TARGETS}
+    return {name: once(f"{question} {name}", partial(_measure, name)) for name in TARGETS}
+
+
+def once(question: str, answer: Callable[[], Any], *modules: str) -> Any:
+    """What was measured once by this module and others of these names, kept until their code changes."""
+    code = code_hash([f"claims/{name}.py" for name in ("speculated", *modules)], [])
+    return answered(f"{question} {code}", ROOMS, answer)
 
 
 def _measure(name: str) -> dict[str, dict[str, Any]]:

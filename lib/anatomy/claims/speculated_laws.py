@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import chisquare
 
-from anatomy.claims.speculated import FOUR, ROOM, ROOMS, TARGETS, Target, drafter
+from anatomy.claims.speculated import FOUR, ROOM, TARGETS, Target, drafter, once
 from anatomy.cost.inference import acceptance
 from anatomy.decode import (
     Drafter,
@@ -32,9 +32,9 @@ from anatomy.decode.accepting import Rule
 from anatomy.model import Config, Weights, apart, forward
 from anatomy.model.routes import routes
 from anatomy.train import instructions, recipes, tokens
-from anatomy.train.cache import answered
 from anatomy.train.data import VOCABULARY
 
+CODE = "speculated_laws"
 ALL = "all_experts"  # the dispatch that compiles fastest; what is counted does not depend on it
 DRAFTS = ("the text", "draft", "experts_1_0", "experts_16_0")  # for the target "experts_16_1": the last is as good
 JUDGE = "experts_16_1"
@@ -68,7 +68,7 @@ def recording() -> list[dict[str, Any]]:
             return record(made.config, made.weights, begun(), draft, ROUNDS, how, send=ALL)
 
     digests = [recipes.digest(name) for name in ("target", "draft")]
-    return answered(f"recording {digests} {TEXT} {SEED} {ROUNDS} {FOUR}", ROOMS, make)
+    return once(f"recording {digests} {TEXT} {SEED} {ROUNDS} {FOUR}", make, CODE)
 
 
 def begun() -> list[int]:
@@ -97,7 +97,7 @@ class Aligned(NamedTuple):
 def aligned() -> dict[str, dict[str, Aligned]]:
     """Drafts from poor to good, by name and domain: alignment place by place, and tokens of the real loop."""
     question = f"aligned {DRAFTS} {ROWS} {BEGUN} {[recipes.digest(name) for name in (JUDGE, *DRAFTS[1:])]}"
-    told = answered(question, ROOMS, _aligned)
+    told = once(question, _aligned, CODE)
     return {draft: {domain: Aligned(*each) for domain, each in of.items()} for draft, of in told.items()}
 
 
@@ -151,7 +151,7 @@ class Scored(NamedTuple):
 @cache
 def scored() -> dict[str, Scored]:
     """The tuned target's answers to held-out questions by rule, drawn or greedy; the draft is less tuned."""
-    told = answered(f"scored {RULES} {ASKED} {ANSWER} {TUNED} {recipes.digest('instructions')} {FOUR}", ROOMS, _scored)
+    told = once(f"scored {RULES} {ASKED} {ANSWER} {TUNED} {recipes.digest('instructions')} {FOUR}", _scored, CODE)
     return {name: Scored(*each) for name, each in told.items()}
 
 
@@ -216,7 +216,7 @@ def lossless() -> dict[str, Drawn]:
     """Draws of the jitted loop, exact and with lenience 1/2."""
     names = ("exact", "lenience 1/2")
     question = f"lossless {names} {JUDGE} {recipes.digest(JUDGE)} {recipes.digest('draft')} {DRAWN} {CALLS} {FOUR}"
-    told = answered(question, ROOMS, lambda: {name: _drawn(RULES[name]) for name in names})
+    told = once(question, lambda: {name: _drawn(RULES[name]) for name in names}, CODE)
     return {name: Drawn(*each) for name, each in told.items()}
 
 
