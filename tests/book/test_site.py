@@ -197,6 +197,27 @@ def test_the_frontier_of_serving_answers_keys_and_fills_its_place(site):
             assert row["width"] == pytest.approx(place["width"], abs=1)
 
 
+@needs_chromium
+def test_a_speculation_can_be_stepped_through_on_its_page(site):
+    (box,) = soup(site.html / "book" / "speculative-decoding.html").select(".anatomy-rounds")
+    assert len(str(box).encode()) < 100_000
+    fates = {row.select("td")[-1].text for row in box.select(".without-script tbody tr")}
+    assert {"accepted", "rejected", "drawn from what is left of p"} <= fates
+    with served(site.html) as address, chromium() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 900})
+        page.goto(f"{address}/book/speculative-decoding.html")
+        box = page.locator(".anatomy-rounds")
+        walk = box.locator("[data-walk]")
+        steps, kept = int(walk.get_attribute("max")), 0
+        for _ in range(steps):
+            walk.press("ArrowRight")
+            kept += box.locator(".token.resampled, .token.bonus").count()
+        assert walk.input_value() == str(steps) and kept >= 2
+        assert box.locator(".laws .bar").count() >= 4
+        row, place = (box.locator(f".laws{part}").first.bounding_box() for part in (" tr", ""))
+        assert row["width"] == pytest.approx(place["width"], abs=1)
+
+
 def test_architecture_and_dataset_have_calculators(site):
     for slug in ("architecture", "dataset"):
         assert on_page((site.html / "book" / f"{slug}.html").read_text("utf-8"))

@@ -7,7 +7,8 @@ from anatomy.site import figures
 from anatomy.site.calculator import Curve, calculator
 from anatomy.site.controls import Choice, Output, Slider
 from anatomy.site.frontier import frontier
+from anatomy.site.rounds import rounds
 from anatomy.site.tables import table
 from anatomy.site.values import glue
 
-__all__ = ["Choice", "Curve", "Output", "Slider", "calculator", "figures", "frontier", "glue", "table"]
+__all__ = ["Choice", "Curve", "Output", "Slider", "calculator", "figures", "frontier", "glue", "rounds", "table"]

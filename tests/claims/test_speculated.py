@@ -1,0 +1,118 @@
+"""Measuring of speculation: what is counted, and what becomes of what was timed; the clock itself is not tested."""
+
+import jax
+import numpy as np
+import pytest
+from anatomy.claims import speculated, speculated_laws
+from anatomy.claims.speculated import Program, Target
+from anatomy.decode import chain
+from anatomy.model import Config, apart, init
+from hypothesis import given
+from hypothesis import strategies as st
+
+SIZES = {"layers": 2, "d_model": 8, "heads": 2, "kv_heads": 1, "head_dim": 4, "d_ff": 12}
+SMALL = Config(vocabulary=32, context=16, experts=4, top_k=2, **SIZES)
+
+
+def model():
+    return Target(SMALL, apart(init(SMALL, jax.random.key(0))), None)
+
+
+def test_a_pass_that_touches_all_experts_reads_all_weights_but_the_embedding():
+    made = model()
+    assert made.bytes == sum(a.nbytes for a in jax.tree.leaves(made.weights))
+    assert made.read(4) == made.bytes - made.weights.embedding.nbytes
+    assert made.read(4) - made.read(3) == 2 * 3 * 8 * 12 * 4
+    assert made.flop() == 2 * (made.read(2) / 4)
+
+
+def test_a_roofline_takes_the_longer_of_reading_and_arithmetic(monkeypatch):
+    made = model()
+    monkeypatch.setattr(speculated, "target", lambda name: made)
+    slow, weak = speculated.Roofline(1.0, 1e30), speculated.Roofline(1e30, 1.0)
+    assert slow.pass_of("any", 1, 1) == pytest.approx(made.read(2))  # one token reads its two experts
+    assert slow.pass_of("any", 1000, 5) == pytest.approx(made.read(4))
+    assert weak.pass_of("any", 3, 5) == pytest.approx(15 * made.flop())
+    even = speculated.Roofline(2.0, 3.0)
+    tokens = even.balance("any")
+    assert even.pass_of("any", round(tokens) + 3, 1) > made.read(4) / 2.0 >= even.pass_of("any", round(tokens) - 3, 1)
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))
+def test_experts_are_counted_as_by_sets(batch, block, seed):
+    chosen = np.random.default_rng(seed).integers(0, 6, (2, 6, 9, 2))
+    sizes = [
+        len(set(chosen[layer, row : row + batch, at : at + block].ravel().tolist()))
+        for layer in range(2)
+        for row in range(0, 6 // batch * batch, batch)
+        for at in range(0, 9 // block * block, block)
+    ]
+    assert speculated_laws.read_at_once(chosen, 6, batch, block) == pytest.approx(np.mean(sizes))
+
+
+def test_draws_of_the_law_itself_pass_and_others_do_not():
+    rng = np.random.default_rng(1)
+    p = rng.dirichlet(np.full(50, 0.5))
+    far, by_chance, likely = speculated_laws.against(rng.multinomial(100_000, p), p)
+    assert far == pytest.approx(by_chance, rel=0.3) and likely > 1e-3
+    far, by_chance, likely = speculated_laws.against(rng.multinomial(100_000, 0.95 * p + 0.05 / 50), p)
+    assert far > 2 * by_chance and likely < 1e-9
+
+
+def test_draws_that_the_law_excludes_are_far_away():
+    far, _, likely = speculated_laws.against(np.array([500, 500, 0]), [0.5, 0.0, 0.5])
+    assert far == pytest.approx(0.5) and likely < 1e-9
+
+
+def test_gaps_are_the_waits_and_nothing_within_a_round():
+    waits = speculated.gaps({"seconds": [2.0, 3.0], "count": [[3], [1]]})
+    assert waits.tolist() == [2.0, 0.0, 0.0, 3.0]
+
+
+def test_sequences_begin_again_where_room_ends():
+    begun, seen = [], []
+
+    def call(at, how):
+        seen.append((at, how.seed.tolist()))
+        return {"count": np.array([30, 50])}, at + 50
+
+    program = Program(call, lambda: begun.append(0) or 0, batch=2, most=9)
+    found = speculated.timed(program, passes=4)
+    assert len(begun) == 2  # 128 tokens are three rounds of 50, and then no room for two of 9
+    assert [at for at, _ in seen] == [0, 50, 100, 0, 50, 100]
+    assert seen[0][1] == [2, 3] and seen[-1][1] == [4, 5]  # other numbers the second time
+    assert len(found["seconds"]) == 4 and found["count"] == [[30, 50]] * 4
+
+
+def test_gains_are_made_of_what_was_timed(monkeypatch):
+    def passes(seconds, **more):
+        return {"seconds": [seconds] * 3} | more
+
+    told = {
+        f"{length} tokens at {batch}": passes(
+            (1 + 0.25 * length) * batch, idle=[1.25 * batch], count=[[2, 4]], accepted=[[1, 3]], judged=[[2, 4]]
+        )
+        for batch in speculated.BATCHES
+        for length in speculated.lengths_at(batch)
+    } | {f"plain {batch}": passes(0.5 * batch) for batch in speculated.BATCHES}
+    monkeypatch.setattr(speculated, "measured", lambda: {"dense": told})
+    assert speculated.alignment("dense") == pytest.approx(4 / 6)
+    for length, batch in [(1, 1), (8, 16), (4, 64)]:
+        made = speculated.gain("dense", length, batch)
+        assert made.tokens == 3 and made.draft == pytest.approx(0.5) and made.block == pytest.approx(2)
+        assert made.measured == pytest.approx(3 * 0.5 / (1 + 0.25 * length))
+        # The account closes: the formula with what was measured is what was measured.
+        assert made.tokens / (length * made.draft + made.block) == pytest.approx(made.measured)
+
+
+def test_programs_step_and_draft_as_they_are_told(monkeypatch):
+    made = model()
+    monkeypatch.setattr(speculated, "ROOM", 16)
+    monkeypatch.setattr(speculated, "begun", lambda batch: np.arange(batch, dtype=np.int32))
+    with jax.enable_x64(False):
+        draft = speculated.Model(made.weights, made.config, chain(2), "all_experts")
+        step, around = speculated.plain(made, 2), speculated.speculative(made, draft, 2)
+        assert speculated.timed(step, 3)["count"] == [[1, 1]] * 3
+        full, none = speculated.timed(around, 3), speculated.timed(around, 3, wanted=0)
+    assert full["count"] == [[3, 3]] * 3 and full["accepted"] == [[2, 2]] * 3  # it drafts for itself
+    assert none["count"] == [[1, 1]] * 3 and none["judged"] == [[0, 0]] * 3
