@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from anatomy.cost.inference.token_trees import best_tree
 from anatomy.decode import (
@@ -31,8 +32,10 @@ from anatomy.decode import (
 from anatomy.model import Config, Weights, apart
 from anatomy.model.enlarge import enlarge
 from anatomy.model.mixtral import save
+from anatomy.specs.base import register
 from anatomy.train import recipes, tokens
 from anatomy.train.data import VOCABULARY
+from jaxtyping import Array, Int
 from support.enumeration import SETTINGS, TREES, error
 from support.mixtral_peer import Unavailable, peer_python
 
@@ -56,6 +59,16 @@ class Pair(NamedTuple):
 
     def drafter(self, tree: Tree) -> Model:
         return Model(self.draft_weights, self.draft, tree)
+
+
+class FirstTokens(Lookup):
+    """Drafts the first tokens of the text whatever its end is, at no cost."""
+
+    def _found(self, history: Int[Array, "B N"], known: Int[Array, "B"]) -> Int[Array, "B"]:
+        return jnp.zeros_like(known)
+
+
+register(FirstTokens)
 
 
 def pair(target: str, draft: str, **sizes: int) -> Pair:
@@ -107,8 +120,7 @@ def per_round(made: Sequence[Speculated]) -> float:
 def beside_plain(two: Pair, batch: int, drafters: dict[str, Drafter], **how: float) -> dict[str, Any]:
     """The best of some drafts at a batch, and what limits it.
 
-    `block` is a pass of the target over a whole draft in steps of plain decoding, with all else that a round does but
-    the draft itself: speculation that drafts nothing, in passes of that shape.
+    `block` is a round in steps of plain decoding, with all that a round does but the draft itself.
     """
     cases = [prompts(PROMPTS * 2)[i : i + batch] for i in range(0, PROMPTS * 2, batch)]
     cases = cases if batch <= PROMPTS * 2 else [prompts(batch)]
@@ -116,9 +128,9 @@ def beside_plain(two: Pair, batch: int, drafters: dict[str, Drafter], **how: flo
     programs |= {name: by_drafts(two, batch, drafter, **how) for name, drafter in drafters.items()}
     seconds, made = in_turns(programs, cases)
     best = min(drafters, key=seconds.get)
-    settings = sampling(batch, **how, seed=np.arange(batch))
-    idle = lambda some: speculate(two.config, two.weights, some, LIMIT, drafters[best], settings, length=0)  # noqa: E731
-    block = in_turns({"idle": idle, "plain": programs["plain"]}, cases[:1])[0]
+    free = by_drafts(two, batch, FirstTokens(VOCABULARY, chain(drafters[best].tree.drafted)), **how)
+    turns, rounds = in_turns({"free": free, "plain": programs["plain"]}, cases[:1])
+    block = turns["free"] / rounds["free"][0].rounds.max() / (turns["plain"] / LIMIT)
     count = LIMIT * batch * len(cases)
     tokens = per_round(made[best])
     return {
@@ -129,8 +141,8 @@ def beside_plain(two: Pair, batch: int, drafters: dict[str, Drafter], **how: flo
         "batch": batch,
         "draft": best,
         "tokens_per_round": float(tokens),
-        "block": block["idle"] / block["plain"],
-        "limit_if_drafts_were_free": float(tokens * block["plain"] / block["idle"]),
+        "block": float(block),
+        "limit_if_drafts_were_free": float(tokens / block),
         "megabytes": megabytes(two.weights),
         "all": {name: seconds["plain"] / seconds[name] for name in drafters},
     }
