@@ -68,8 +68,8 @@ def rounds(
                 **begin,
                 "what": "proposed",
                 "draft": [[token, "proposed"] for token in proposed],
-                "say": f"The draft proposes {len(proposed)} tokens, one after the other. The target reads all of them in "
-                "one pass, which gives its p at every place. Below, both at the first place.",
+                "say": f"The draft proposes {len(proposed)} tokens, one after the other. The target reads all of them "
+                "in one pass, which gives its p at every place. Below, both at the first place.",
                 "laws": _laws(first["target"], first["draft"], written, first["token"], first["p"], first["q"]),
             }
         )
