@@ -79,6 +79,7 @@ def test_a_step_says_why(made):
 def test_both_laws_of_a_place_are_shown_the_likeliest_first(made):
     laws = made.specification["steps"][2]["laws"]
     assert laws == [["␣the", 0.5, None, False], ["<b>", 0.1, 0.5, True], ["␣a", None, 0.1, False]]
+    assert made.specification["steps"][0]["laws"] == made.specification["steps"][1]["laws"]
 
 
 def test_what_is_carried_cannot_end_the_script_and_is_json(made):
@@ -95,6 +96,7 @@ def test_without_a_script_there_is_a_table(made):
     ("change", "message"),
     [
         (lambda r: r.clear(), r"rounds.recorded is \[\]; allowed: at least one round"),
+        (lambda r: r[1].update(drafted=[]), r"rounds.recorded is \[\]; allowed: chains"),
         (lambda r: r[0]["drafted"][1].update(parent=0), r"rounds.recorded is \[0, 0, 2\]; allowed: chains"),
         (lambda r: r[0]["drafted"][0].update(fate="lost"), "rounds.fate is 'lost'; allowed: accepted, rejected"),
     ],

@@ -58,12 +58,20 @@ def rounds(
     text: list[str] = []
     for number, one in enumerate(recorded, 1):
         drafted = one["drafted"]
-        if [node["parent"] for node in drafted] != list(range(len(drafted))):
+        if not drafted or [node["parent"] for node in drafted] != list(range(len(drafted))):
             refuse("rounds", "recorded", [node["parent"] for node in drafted], "chains: each node follows the last")
         proposed = [written(node["token"]) for node in drafted]
         begin = {"round": number, "before": "".join(text)}
+        first = drafted[0]
         steps.append(
-            {**begin, "what": "proposed", "draft": [[token, "proposed"] for token in proposed], "say": _begin(proposed)}
+            {
+                **begin,
+                "what": "proposed",
+                "draft": [[token, "proposed"] for token in proposed],
+                "say": f"The draft proposes {len(proposed)} tokens, one after the other. The target reads all of them "
+                "in one pass, which gives its p at every place. Below, both at the first place.",
+                "laws": _laws(first["target"], first["draft"], written, first["token"], first["p"], first["q"]),
+            }
         )
         fates: list[str] = []
         for node, token in zip(drafted, proposed, strict=True):
@@ -97,7 +105,6 @@ def rounds(
         )
         text += [written(token) for token in one["tokens"]]
     specification = {"name": "speculation", "prompt": prompt, "steps": steps}
-    first = steps[0]
 
     def inside(key: str) -> list[str]:
         return [
@@ -108,7 +115,7 @@ def rounds(
             'autocomplete="off"></div>',
             '<div class="buttons"><button type="button" data-go="-1">Back</button><button type="button" data-go="1">'
             'Next</button><button type="button" data-play aria-pressed="false">Play</button></div>',
-            f'<p class="say" aria-live="polite">{escape(first["say"])}</p>',
+            f'<p class="say" aria-live="polite">{escape(steps[0]["say"])}</p>',
             '<div class="laws"></div>',
             "</div>",
             _table(recorded, written, prompt),
@@ -126,10 +133,6 @@ def shown(token: str) -> str:
 def share(value: float) -> str:
     """A probability, short."""
     return f"{value:.{DIGITS}f}" if value >= 0.001 or value == 0 else "<0.001"
-
-
-def _begin(proposed: Sequence[str]) -> str:
-    return f"The draft proposes {len(proposed)} tokens, one after the other. The target reads all of them in one pass."
 
 
 def _judged(token: str, node: Mapping[str, Any]) -> str:

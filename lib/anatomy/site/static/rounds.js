@@ -67,7 +67,7 @@
         }),
       );
       find(".say").textContent = step.say;
-      find(".laws").replaceChildren(...(step.laws ? [table(step)] : []));
+      find(".laws").replaceChildren(table(step));
       const told = `${at + 1} of ${steps.length}: round ${step.round}, ${step.what}`;
       walk.parentNode.querySelector("output").textContent = told;
       walk.setAttribute("aria-valuetext", told);
