@@ -31,6 +31,7 @@ test: book  ## every test, the built site included
 
 models: $(VENV)/ready  ## the small models; each is trained once and goes on after a kill
 	$(BIN)/python -m anatomy.train.recipes
+	$(BIN)/python -m anatomy.train.vision
 
 lab: $(VENV)/ready  ## JupyterLab; a chapter opens as a notebook with a double click
 	$(BIN)/jupytext-config --settings-file $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json set-default-viewer markdown

@@ -1,4 +1,4 @@
-"""What loading images costs: tokens a second that one core decodes, scales and splits into patches."""
+"""What loading images costs, in tokens a second of one core; and what the model that sees reads, beside baselines."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from anatomy.claims import vision as article
 from anatomy.claims.architecture import printed
 from anatomy.train import image_loader
+from anatomy.train.vision import reading
 
 
 def loading() -> dict[str, Any]:
@@ -22,6 +23,24 @@ def loading() -> dict[str, Any]:
     }
 
 
+def accuracy(found: dict[str, Any]) -> dict[str, Any]:
+    """Share of held-out digits that are read right, with baselines and the model from scratch beside it."""
+    return {
+        "value": found["vision"]["digits"],
+        "unit": "of the digits",
+        "rows": found["vision"]["rows"],
+        "text_only": found["text_only"]["digits"],
+        "linear": found["linear"]["digits"],
+        "linear_cut": found["linear_cut"],
+        "scratch": found["vision_scratch"],
+        "text": found["vision"]["text"],
+        "tokens": found["tokens"],
+    }
+
+
 def measure() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The loader."""
+    """The loader; then the model that sees, which is trained where it is missing."""
     yield "image_loader", loading()
+    found = reading.results()
+    yield "vision_accuracy", accuracy(found)
+    yield "vision_training", {"value": sum(found["seconds"].values()), "unit": "seconds", **found["seconds"]}

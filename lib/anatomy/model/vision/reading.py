@@ -92,9 +92,7 @@ def read(
             break
     answer = np.stack(chosen, axis=1)
     going = np.cumsum(answer == end, axis=1) == 0
-    return Reading(
-        np.where(going, answer, -1), going.sum(1), np.stack(looked, axis=1), np.asarray(seen.patches)
-    )
+    return Reading(np.where(going, answer, -1), going.sum(1), np.stack(looked, axis=1), np.asarray(seen.patches))
 
 
 def over_patches(vision: Vision, reading: Reading) -> Float[np.ndarray, "B A rows columns"]:

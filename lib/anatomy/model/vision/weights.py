@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from anatomy.model.config import Config
@@ -84,11 +85,14 @@ def init(config: Config, vision: Vision, key: PRNGKeyArray) -> Added:
         return jnp.ones(size, jnp.float32)
 
     def layer(reads: bool) -> Layer:
-        names = ("query", "key", "value", "output")
+        query, value, output = matrix(d, d), matrix(d, d), matrix(d, d)
         return Layer(
             attention_norm=ones(d),
             source_norm=ones(d) if reads else None,
-            **{name: matrix(d, d) for name in names},
+            query=query,
+            key=query if reads else matrix(d, d),
+            value=value,
+            output=output,
             mlp_norm=ones(d),
             up=matrix(d, f),
             down=matrix(f, d),
@@ -108,12 +112,15 @@ def init(config: Config, vision: Vision, key: PRNGKeyArray) -> Added:
             mlp_gate=jnp.zeros((), jnp.float32),
         )
 
+    positions = matrix(vision.patches, d, 1.0)
+    columns = positions.reshape(*vision.grid, d).sum(0) * vision.grid[0] ** -0.5
+    strip = np.arange(vision.latents) * vision.grid[1] // vision.latents
     return Added(
         embedding=matrix(vision.patch**2, d),
-        positions=matrix(vision.patches, d, 0.5),
+        positions=positions,
         encoder=tuple(layer(False) for _ in range(vision.layers)),
         encoder_norm=ones(d),
-        latents=matrix(vision.latents, d, 1.0),
+        latents=columns[strip] + matrix(vision.latents, d, 0.1),
         resampler=tuple(layer(True) for _ in range(vision.resampler_layers)),
         latents_norm=ones(d),
         blocks=tuple(gated() for _ in range(vision.blocks(config))),

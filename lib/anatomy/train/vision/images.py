@@ -23,6 +23,7 @@ from anatomy.train.tokens import Tokenizer
 SIDE = 8  # pixels of a digit
 TRAINED_ON = 1437  # digits; the others are held out
 LONGEST = 4  # digits of a row
+GRID = 4  # pixels; edges of digits lie on multiples of it
 SHA256 = "f6d9e39f37dc45d327f6db33428ee58970ccceabb2535a5c179de35886b70443"  # of pixels and labels
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PROMPT = "The number is"
@@ -90,8 +91,8 @@ def rows(split: Split, start: int, count: int, vision: Vision, seed: int = 0) ->
         random = np.random.default_rng((seed, SPLITS.index(split), number))
         length = int(random.integers(1, LONGEST + 1))
         chosen = random.integers(len(source.labels), size=length)
-        lefts = cell * np.arange(length) + random.integers(cell - SIDE + 1, size=length)
-        tops = random.integers(vision.height - SIDE + 1, size=length)
+        lefts = cell * np.arange(length) + GRID * random.integers((cell - SIDE) // GRID + 1, size=length)
+        tops = GRID * random.integers((vision.height - SIDE) // GRID + 1, size=length)
         for one, left, top in zip(chosen, lefts, tops, strict=True):
             image[top : top + SIDE, left : left + SIDE] = source.images[one]
         label[:length] = source.labels[chosen]

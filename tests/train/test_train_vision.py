@@ -1,0 +1,258 @@
+"""Sight trained: rows and captions, what is trained and what is not, going on after a kill, and how reading counts."""
+
+import dataclasses
+
+import hypothesis.strategies as st
+import jax
+import numpy as np
+import pytest
+from anatomy.model import Config
+from anatomy.model import init as init_text
+from anatomy.model.vision import Vision
+from anatomy.train import checkpoint, killed, tokens
+from anatomy.train.corpus import CorpusError
+from anatomy.train.loop import Training
+from anatomy.train.vision import images, reading, recipes, training
+from anatomy.train.vision.images import BLANK, LONGEST, SIDE, WORDS
+from hypothesis import given, settings
+
+TINY = Vision(patch=4, d_image=8, heads=2, layers=1, d_ff=8, latents=3, block_d_ff=8)
+CONFIG = Config(vocabulary=1024, layers=1, d_model=8, heads=2, kv_heads=1, head_dim=4, d_ff=8, experts=2, context=32)
+SHORT = Training(steps=4, batch=2, learning_rate=1e-2, warm_up=1, dispatch="all_experts")
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return tokens.tokenizer(1024)
+
+
+@pytest.fixture(scope="module")
+def text():
+    with jax.enable_x64(False):
+        return init_text(CONFIG, jax.random.key(0))
+
+
+@pytest.fixture(autouse=True)
+def _single_precision():
+    with jax.enable_x64(False):
+        yield
+
+
+class Text:
+    """Rows of text by number."""
+
+    def rows(self, start, count):
+        return np.random.default_rng(start).integers(1024, size=(count, 9)).astype(np.int32), np.zeros(count, int)
+
+
+# Rows and captions
+
+
+@given(st.integers(0, 10**6), st.integers(0, 5))
+def test_rows_are_the_same_wherever_one_starts(start, count):
+    whole = images.rows("train", start, count + 1, TINY)
+    last = images.rows("train", start + count, 1, TINY)
+    np.testing.assert_array_equal(whole.images[count], last.images[0])
+    np.testing.assert_array_equal(whole.labels[count], last.labels[0])
+
+
+def test_a_row_shows_its_digits_from_the_left_each_in_its_cell():
+    made, source = images.rows("held_out", 0, 200, TINY), images.digits("held_out")
+    cell = TINY.width // LONGEST
+    for picture, label in zip(made.images, made.labels, strict=True):
+        count = int((label != BLANK).sum())
+        assert count >= 1 and np.all(label[:count] != BLANK) and np.all(label[count:] == BLANK)
+        for place in range(LONGEST):
+            part = picture[:, cell * place : cell * (place + 1)]
+            if place >= count:
+                assert not part.any()
+                continue
+            same = source.images[source.labels == label[place]]
+            spots = [part[y : y + SIDE, x : x + SIDE] for y in range(5) for x in range(5)]
+            assert any(np.all(same == spot, axis=(1, 2)).any() for spot in spots)
+    assert set((made.labels != BLANK).sum(1)) == {1, 2, 3, 4} and 0 <= made.images.min() < made.images.max() == 1
+
+
+def test_no_digit_is_in_both_splits():
+    train, held_out = images.digits("train"), images.digits("held_out")
+    assert (len(train.labels), len(held_out.labels)) == (1437, 360)
+    assert not {one.tobytes() for one in train.images} & {one.tobytes() for one in held_out.images}
+    assert set(train.labels) == set(held_out.labels) == set(range(10))
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=LONGEST))
+def test_a_caption_is_understood(label):
+    assert images.understood(images.caption(label)) == label
+
+
+def test_captions_as_tokens_say_prompt_words_and_end(bpe):
+    labels = np.array([[7, BLANK, BLANK, BLANK], [0, 1, 2, 3]], np.int32)
+    made, mask = images.captioned(bpe, labels)
+    for row, counts, words in zip(made, mask, (" seven", " zero one two three"), strict=True):
+        counted = row[1:][counts > 0]
+        assert row[0] == bpe.end == counted[-1] and bpe.decode(counted) == words
+        assert bpe.decode(row) == images.PROMPT + words
+    assert images.longest(bpe) == len(bpe.encode(" zero" * LONGEST)) + 1
+
+
+def test_digits_that_are_others_are_refused(monkeypatch):
+    images.digits.cache_clear()
+    monkeypatch.setattr(images, "SHA256", "0")
+    with pytest.raises(CorpusError, match=r"SHA-256 of the digits is f6d9\w+; allowed: 0"):
+        images.digits("train")
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: images.digits("test"), "split is 'test'; allowed: train, held_out"),
+        (lambda: images.rows("train", -1, 1, TINY), "rows.start is -1; allowed"),
+        (
+            lambda: images.rows("train", 0, 1, TINY.replace(width=28)),
+            "images are 12 x 28 pixels; allowed: at least 8 x",
+        ),
+        (lambda: recipes.trained("cake"), "recipe is 'cake'; allowed: vision, vision_scratch"),
+        (lambda: reading.score([], np.zeros((0, 4))), "answers and rows are 0 and 0; allowed: as many"),
+    ],
+)
+def test_impossible_input_is_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+# Training
+
+
+def test_what_is_frozen_keeps_its_bytes_and_what_is_added_changes(bpe, text):
+    before = [np.array(leaf).tobytes() for leaf in jax.tree.leaves(text)]
+    start = training.fresh(CONFIG, TINY, SHORT, True)
+    assert start.learned.text is None
+    end = training.train(CONFIG, TINY, SHORT, bpe, text, progress=False)
+    assert [np.array(leaf).tobytes() for leaf in jax.tree.leaves(text)] == before
+    assert end.learned.text is None  # nor does the optimizer know of any other weights
+    weights = sum(leaf.size for leaf in jax.tree.leaves(end.learned))
+    moments = sum(leaf.size for leaf in jax.tree.leaves(end.optimizer) if leaf.ndim or leaf.dtype == np.float32)
+    assert moments == 2 * weights
+    changed = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), start.learned.added, end.learned.added)
+    assert all(jax.tree.leaves(changed))
+    assert np.all(end.history["loss"] > 0) and np.all(end.history["gradient"] > 0)
+
+
+def test_from_scratch_everything_changes_and_text_counts(bpe):
+    start = training.fresh(CONFIG, TINY, SHORT, False)
+    end = training.train(CONFIG, TINY, SHORT, bpe, Text(), text_rows=2, progress=False)
+    changed = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), start.learned, end.learned)
+    assert all(jax.tree.leaves(changed))
+    # The text is part of what is minimised: the head learns of tokens that no caption has.
+    unseen = np.setdiff1d(Text().rows(0, 2)[0][:, 1:], images.captioned(bpe, np.array([[0, 1, 2, 3]] * 2))[0])
+    batch = training.batch(TINY, SHORT, bpe, 0)
+    gradient = jax.grad(
+        lambda w: training.objective(CONFIG, TINY, SHORT, None, w, batch | {"text": Text().rows(0, 2)[0]})[0]
+    )(start.learned)
+    without = jax.grad(
+        lambda a: training.objective(CONFIG, TINY, SHORT, start.learned.text, training.Learned(None, a), batch)[0]
+    )(start.learned.added)
+    assert unseen.size and np.abs(gradient.text.embedding).max() > 0
+    shut = jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), gradient.added, without)
+    assert shut is not None  # sight learns from captions alone, in both
+
+
+def test_a_training_that_was_killed_ends_with_the_same_bits(bpe, text, tmp_path, monkeypatch):
+    whole = training.train(
+        CONFIG, TINY, SHORT, bpe, text, directory=tmp_path / "whole", maker="m", every=1, progress=False
+    )
+    drawn = images.rows
+
+    def dies(split, start, count, vision):
+        if start >= 3 * SHORT.batch:
+            raise KeyboardInterrupt
+        return drawn(split, start, count, vision)
+
+    again = dict(directory=tmp_path / "killed", maker="m", every=2, progress=False)
+    monkeypatch.setattr(images, "rows", dies)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(CONFIG, TINY, SHORT, bpe, text, **again)
+    assert [path.name for path in checkpoint.newest_first(tmp_path / "killed")] == ["step-00000002.safetensors"]
+    monkeypatch.setattr(images, "rows", drawn)
+    resumed = training.train(CONFIG, TINY, SHORT, bpe, text, **again)
+    assert killed.differing(killed.newest(tmp_path / "whole"), killed.newest(tmp_path / "killed")) == 0
+    np.testing.assert_array_equal(resumed.history["loss"], whole.history["loss"])
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"every": 0}, "train.every is 0; allowed: a whole number at least 1"),
+        ({"text_rows": 2}, "train.text_rows is 2; allowed"),
+        ({"config": CONFIG.replace(vocabulary=1000)}, "tokenizer has 1024 tokens; allowed: at most 1000"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(bpe, text, changes, words):
+    given = {"config": CONFIG, "vision": TINY, "training": SHORT, "tokenizer": bpe, "text": text, "progress": False}
+    with pytest.raises(ValueError, match=words):
+        training.train(**(given | changes))
+
+
+def test_a_recipe_is_trained_once_and_found_again(tmp_path, monkeypatch):
+    """Both kinds, tiny: the text model's recipe too."""
+    monkeypatch.setenv("ANATOMY_CACHE", str(tmp_path))
+    text = recipes.recipes.RECIPES["experts_16_0"]
+    tiny = dataclasses.replace(text, config=CONFIG.replace(context=128), training=Training(steps=4, batch=2))
+    monkeypatch.setitem(recipes.recipes.RECIPES, "experts_16_0", tiny)
+    for name in recipes.RECIPES:
+        recipe = dataclasses.replace(recipes.RECIPES[name], vision=TINY, training=dataclasses.replace(SHORT, steps=2))
+        monkeypatch.setitem(recipes.RECIPES, name, recipe)
+        made = recipes.trained(name, progress=False)
+        assert recipe.text_rows == (4 if recipe.scratch else 0) and recipes.seconds(name) > 0
+        monkeypatch.setattr(recipes.training, "train", None)  # nothing is trained again
+        again = recipes.trained(name, progress=False)
+        monkeypatch.undo()
+        monkeypatch.setenv("ANATOMY_CACHE", str(tmp_path))
+        monkeypatch.setitem(recipes.recipes.RECIPES, "experts_16_0", tiny)
+        for one, other in zip(
+            jax.tree.leaves((made.text, made.added)), jax.tree.leaves((again.text, again.added)), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_code_that_recipes_hash_is_the_code_that_trains():
+    names = {path.split("/", 1)[1] for path in recipes.CODE}
+    assert {"vision/images.py", "vision/training.py", "vision/encoder.py", "vision/language.py"} <= names
+    assert recipes.digest("vision") != recipes.digest("vision_scratch")
+
+
+# Reading
+
+
+def test_scores_count_missing_and_surplus_digits():
+    labels = np.array([[1, 2, BLANK, BLANK], [3, BLANK, BLANK, BLANK]])
+    assert reading.score([[1, 2], [3]], labels) == {"digits": 1.0, "rows": 1.0}
+    assert reading.score([[1], [3, 4]], labels) == {"digits": 0.5, "rows": 0.0}
+    assert reading.score([[2, 1], [3]], labels) == {"digits": 1 / 3, "rows": 0.5}
+    assert reading.score([[], []], labels) == {"digits": 0.0, "rows": 0.0}
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 100))
+def test_a_text_model_takes_the_likeliest_word_after_the_true_ones(seed):
+    """Against the loss of whole captions, word by word."""
+    bpe, text = tokens.tokenizer(1024), init_text(CONFIG, jax.random.key(seed))
+    label = np.random.default_rng(seed).integers(10, size=2).tolist()
+    found = reading.from_text(CONFIG, text, np.array([[*label, BLANK, BLANK]]))
+    first = len(images.prompt(bpe)) - 1
+    for place in range(2):
+        losses = []
+        for word in range(len(WORDS)):
+            said = bpe.encode(images.caption([*label[:place], word]))
+            row = np.concatenate([images.prompt(bpe), said])
+            each = reading.loop.losses(CONFIG, text, row[None])[0]
+            losses.append(float(each[first + len(bpe.encode(images.caption(label[:place]))) :].sum()))
+        assert losses[found[0][place]] == pytest.approx(min(losses), abs=1e-4)
+
+
+def test_a_line_of_pixels_reads_what_is_linear():
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=300)
+    pixels = np.eye(3)[labels] + 0.05 * random.normal(size=(300, 3))
+    assert np.mean(reading.linear(pixels[:200], labels[:200], pixels[200:]) == labels[200:]) > 0.98
+    assert 0.85 < reading.cut_out() < 0.98
