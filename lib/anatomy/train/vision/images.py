@@ -4,6 +4,8 @@ The digits are those that ship with scikit-learn: 1,797 of 8 x 8 pixels by 13 wr
 Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, CC BY 4.0; the package is under
 BSD-3-Clause). The last fifth is held out; digits lie in the order of writing, so that most of it is by other hands.
 
+An image has a cell for each digit of the longest row, and a digit lies anywhere in its cell, with edges on a grid.
+
 Rows are addressed by number. A row of one split never has a digit of the other.
 """
 
