@@ -67,7 +67,9 @@ for _tree in (Layer, Gated, Added):
 def init(config: Config, vision: Vision, key: PRNGKeyArray) -> Added:
     """Weights to begin training from: matrices normal with deviation 1 / sqrt(inputs), gates 0.
 
-    With all gates 0 the text model says what it said before (alayrac2022flamingo, section 2.2).
+    With all gates 0 the text model says what it said before (alayrac2022flamingo, section 2.2). Each latent begins as
+    the positions of a strip of the image, from left to right, and its queries as the keys do, so that it looks there
+    first.
 
     Args:
         config: of the text model.
@@ -85,7 +87,7 @@ def init(config: Config, vision: Vision, key: PRNGKeyArray) -> Added:
         return jnp.ones(size, jnp.float32)
 
     def layer(reads: bool) -> Layer:
-        query, value, output = matrix(d, d), matrix(d, d), matrix(d, d)
+        query, value, output = (2**0.5 if reads else 1.0) * matrix(d, d), matrix(d, d), matrix(d, d)
         return Layer(
             attention_norm=ones(d),
             source_norm=ones(d) if reads else None,

@@ -4,6 +4,8 @@ The digits are those that ship with scikit-learn: 1,797 of 8 x 8 pixels by 13 wr
 Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, CC BY 4.0; the package is under
 BSD-3-Clause). The last fifth is held out; digits lie in the order of writing, so that most of it is by other hands.
 
+An image has a cell for each digit of the longest row, and a digit lies anywhere in its cell, with edges on a grid.
+
 Rows are addressed by number. A row of one split never has a digit of the other.
 """
 
@@ -22,7 +24,7 @@ from anatomy.train.tokens import Tokenizer
 
 SIDE = 8  # pixels of a digit
 TRAINED_ON = 1437  # digits; the others are held out
-LONGEST = 4  # digits of a row
+LONGEST = 3  # digits of a row
 GRID = 4  # pixels; edges of digits lie on multiples of it
 SHA256 = "f6d9e39f37dc45d327f6db33428ee58970ccceabb2535a5c179de35886b70443"  # of pixels and labels
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -67,7 +69,7 @@ class Rows(NamedTuple):
 
 
 def rows(split: Split, start: int, count: int, vision: Vision, seed: int = 0) -> Rows:
-    """Rows of one to four digits, each number as often, from the left, every digit somewhere in a cell of its own.
+    """Rows of one to three digits, each number as often, from the left, every digit somewhere in a cell of its own.
 
     Args:
         split: whose digits.
@@ -78,7 +80,7 @@ def rows(split: Split, start: int, count: int, vision: Vision, seed: int = 0) ->
 
     Raises:
         CorpusError: as `digits`.
-        TypeError, ValueError: a number is impossible, or the images have no room for four digits.
+        TypeError, ValueError: a number is impossible, or the images have no room for three digits.
     """
     check_arguments("rows", between(whole=True), start=start, count=count, seed=seed)
     if vision.height < SIDE or vision.width < LONGEST * SIDE:
