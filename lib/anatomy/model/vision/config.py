@@ -28,13 +28,13 @@ class Vision:
     """
 
     height: int = 12
-    width: int = 48
+    width: int = 36
     patch: int = 4
     d_image: int = 64
     heads: int = 4
-    layers: int = 2
+    layers: int = 1
     d_ff: int = 128
-    latents: int = 8
+    latents: int = 9
     resampler_layers: int = 1
     every: int = 1
     block_d_ff: int = 192

@@ -49,9 +49,9 @@ def mlp(x: Float[Array, "B S D"], weights: Layer) -> Float[Array, "B S D"]:
 def layer(
     vision: Vision, weights: Layer, x: Float[Array, "B S D"], source: Float[Array, "B m D"] | None = None
 ) -> tuple[Float[Array, "B S D"], Float[Array, "B H S N"]]:
-    """One layer: x attends to itself, and to a source in front of it where there is one; then the MLP."""
+    """One layer: x attends to a source, or to itself where there is none; then the MLP."""
     y = rms_norm(x, weights.attention_norm, EPSILON)
-    seen = y if source is None else jnp.concatenate([rms_norm(source, weights.source_norm, EPSILON), y], axis=1)
+    seen = y if source is None else rms_norm(source, weights.source_norm, EPSILON)
     key, value = ((seen @ matrix).reshape(*seen.shape[:2], vision.heads, -1) for matrix in (weights.key, weights.value))
     mixed, weight = look(y @ weights.query, key, value)
     x = x + mixed @ weights.output
@@ -73,12 +73,12 @@ def encode(vision: Vision, weights: Added, images: Float[Array, "B height width"
 def resample(
     vision: Vision, weights: Added, encoded: Float[Array, "B n D"]
 ) -> tuple[Float[Array, "B r D"], Float[Array, "B r n"]]:
-    """Latents of images, and how much each looks at each patch: in the last layer, mean over heads.
+    """Latents of images, and how much each looks at each patch: in the last layer, mean over heads, sum 1.
 
-    A latent also looks at the latents, so that its shares of the patches sum to less than 1. There are no positions in
-    here: patches in another order give the same latents.
+    There are no positions in here: patches in another order give the same latents. Flamingo's latents look at each
+    other too; these look at patches alone, as those of jaegle2021perceiver do, which a short training learns sooner.
     """
     x = jnp.broadcast_to(weights.latents, (len(encoded), *weights.latents.shape))
     for each in weights.resampler:
         x, weight = layer(vision, each, x, encoded)
-    return rms_norm(x, weights.latents_norm, EPSILON), weight.mean(1)[:, :, : encoded.shape[1]]
+    return rms_norm(x, weights.latents_norm, EPSILON), weight.mean(1)

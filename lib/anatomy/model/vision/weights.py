@@ -85,7 +85,7 @@ def init(config: Config, vision: Vision, key: PRNGKeyArray) -> Added:
         return jnp.ones(size, jnp.float32)
 
     def layer(reads: bool) -> Layer:
-        query, value, output = matrix(d, d), matrix(d, d), matrix(d, d)
+        query, value, output = (2**0.5 if reads else 1.0) * matrix(d, d), matrix(d, d), matrix(d, d)
         return Layer(
             attention_norm=ones(d),
             source_norm=ones(d) if reads else None,

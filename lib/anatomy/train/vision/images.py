@@ -22,7 +22,7 @@ from anatomy.train.tokens import Tokenizer
 
 SIDE = 8  # pixels of a digit
 TRAINED_ON = 1437  # digits; the others are held out
-LONGEST = 4  # digits of a row
+LONGEST = 3  # digits of a row
 GRID = 4  # pixels; edges of digits lie on multiples of it
 SHA256 = "f6d9e39f37dc45d327f6db33428ee58970ccceabb2535a5c179de35886b70443"  # of pixels and labels
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -66,21 +66,23 @@ class Rows(NamedTuple):
     labels: Int32[np.ndarray, "B LONGEST"]
 
 
-def rows(split: Split, start: int, count: int, vision: Vision, seed: int = 0) -> Rows:
-    """Rows of one to four digits, each number as often, from the left, every digit somewhere in a cell of its own.
+def rows(split: Split, start: int, count: int, vision: Vision, most: int = LONGEST, seed: int = 0) -> Rows:
+    """Rows of one to so many digits, each number as often, from the left, every digit somewhere in a cell of its own.
 
     Args:
         split: whose digits.
         start: number of the first row.
         count: of rows.
         vision: how large the images are.
+        most: digits of a row.
         seed: of the draw.
 
     Raises:
         CorpusError: as `digits`.
-        TypeError, ValueError: a number is impossible, or the images have no room for four digits.
+        TypeError, ValueError: a number is impossible, or the images have no room for three digits.
     """
     check_arguments("rows", between(whole=True), start=start, count=count, seed=seed)
+    check_arguments("rows", between(1, LONGEST, whole=True), most=most)
     if vision.height < SIDE or vision.width < LONGEST * SIDE:
         size = f"{vision.height} x {vision.width}"
         raise ValueError(f"images are {size} pixels; allowed: at least {SIDE} x {LONGEST * SIDE}")
@@ -89,7 +91,7 @@ def rows(split: Split, start: int, count: int, vision: Vision, seed: int = 0) ->
     labels = np.full((count, LONGEST), BLANK, np.int32)
     for image, label, number in zip(images, labels, range(start, start + count), strict=True):
         random = np.random.default_rng((seed, SPLITS.index(split), number))
-        length = int(random.integers(1, LONGEST + 1))
+        length = int(random.integers(1, most + 1))
         chosen = random.integers(len(source.labels), size=length)
         lefts = cell * np.arange(length) + GRID * random.integers((cell - SIDE) // GRID + 1, size=length)
         tops = GRID * random.integers((vision.height - SIDE) // GRID + 1, size=length)

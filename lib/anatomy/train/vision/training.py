@@ -169,7 +169,16 @@ def train(
 
 
 def batch(vision: Vision, training: Training, tokenizer: Tokenizer, number: int) -> dict[str, np.ndarray]:
-    """Images and captions of a step, by its number."""
-    drawn = images.rows("train", number * training.batch, training.batch, vision)
+    """Images and captions of a step, by its number: first single digits, then longer rows, as `most_digits` says."""
+    most = most_digits(training, number)
+    drawn = images.rows("train", number * training.batch, training.batch, vision, most)
     tokens, mask = images.captioned(tokenizer, drawn.labels)
     return {"images": drawn.images, "tokens": tokens, "mask": mask}
+
+
+def most_digits(training: Training, number: int) -> int:
+    """Digits of the longest rows of a step: one more with each quarter of a training, up to `images.LONGEST`.
+
+    With long rows from the start a short training learns how many digits there are, and not which.
+    """
+    return min(1 + 4 * number // training.steps, images.LONGEST)
