@@ -2,7 +2,7 @@
 
 from anatomy.model.vision.config import Vision
 from anatomy.model.vision.encoder import encode, patches, resample
-from anatomy.model.vision.language import Seen, forward, see
+from anatomy.model.vision.language import Seen, forward, kept, see
 from anatomy.model.vision.reading import Reading, over_patches, read
 from anatomy.model.vision.weights import Added, init
 
@@ -14,6 +14,7 @@ __all__ = [
     "encode",
     "forward",
     "init",
+    "kept",
     "over_patches",
     "patches",
     "read",

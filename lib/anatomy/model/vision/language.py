@@ -49,7 +49,11 @@ def see(config: Config, vision: Vision, added: Added, images: Float[Array, "B he
     Raises:
         ValueError: the images have another size.
     """
-    latents, looked = resample(vision, added, encode(vision, added, images))
+    return kept(config, added, *resample(vision, added, encode(vision, added, images)))
+
+
+def kept(config: Config, added: Added, latents: Float[Array, "B r D"], looked: Float[Array, "B r n"]) -> Seen:
+    """Keys and values of latents for every block, and what the latents looked at."""
 
     def heads(matrices: list[Array]) -> Array:
         made = jnp.stack([latents @ matrix for matrix in matrices])

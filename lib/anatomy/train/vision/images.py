@@ -66,15 +66,14 @@ class Rows(NamedTuple):
     labels: Int32[np.ndarray, "B LONGEST"]
 
 
-def rows(split: Split, start: int, count: int, vision: Vision, most: int = LONGEST, seed: int = 0) -> Rows:
-    """Rows of one to so many digits, each number as often, from the left, every digit somewhere in a cell of its own.
+def rows(split: Split, start: int, count: int, vision: Vision, seed: int = 0) -> Rows:
+    """Rows of one to three digits, each number as often, from the left, every digit somewhere in a cell of its own.
 
     Args:
         split: whose digits.
         start: number of the first row.
         count: of rows.
         vision: how large the images are.
-        most: digits of a row.
         seed: of the draw.
 
     Raises:
@@ -82,7 +81,6 @@ def rows(split: Split, start: int, count: int, vision: Vision, most: int = LONGE
         TypeError, ValueError: a number is impossible, or the images have no room for three digits.
     """
     check_arguments("rows", between(whole=True), start=start, count=count, seed=seed)
-    check_arguments("rows", between(1, LONGEST, whole=True), most=most)
     if vision.height < SIDE or vision.width < LONGEST * SIDE:
         size = f"{vision.height} x {vision.width}"
         raise ValueError(f"images are {size} pixels; allowed: at least {SIDE} x {LONGEST * SIDE}")
@@ -91,7 +89,7 @@ def rows(split: Split, start: int, count: int, vision: Vision, most: int = LONGE
     labels = np.full((count, LONGEST), BLANK, np.int32)
     for image, label, number in zip(images, labels, range(start, start + count), strict=True):
         random = np.random.default_rng((seed, SPLITS.index(split), number))
-        length = int(random.integers(1, most + 1))
+        length = int(random.integers(1, LONGEST + 1))
         chosen = random.integers(len(source.labels), size=length)
         lefts = cell * np.arange(length) + GRID * random.integers((cell - SIDE) // GRID + 1, size=length)
         tops = GRID * random.integers((vision.height - SIDE) // GRID + 1, size=length)

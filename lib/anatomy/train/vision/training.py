@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from anatomy.model import Config, Weights, dispatch
 from anatomy.model import init as init_text
-from anatomy.model.vision import Added, Vision, forward, init, see
+from anatomy.model.vision import Added, Vision, encode, forward, init, kept, resample
 from anatomy.specs.base import between, check_arguments, register
 from anatomy.train import checkpoint, loop
 from anatomy.train.cache import write_atomically
@@ -36,10 +36,16 @@ MEASURED = ("loss", "right", "gradient")  # of the captions of a step: loss, sha
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """What a training changes: what sight adds, and the text model unless it is frozen."""
+    """What a training changes: what sight adds, the text model unless it is frozen, and a head that is left behind.
+
+    The head says from the latents, by one matrix, which digit lies in each cell, or none. It stands for the training
+    of an encoder on its own that published models begin from: captions alone, through a frozen model of text, teach an
+    encoder that knows nothing too slowly for minutes.
+    """
 
     text: Weights | None
     added: Added
+    head: Float[Array, "rD LONGEST*11"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +66,17 @@ def objective(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Loss that is minimised, and what is measured of the captions.
 
-    Captions alone where the text model is frozen; otherwise captions, text, and the losses of the routers on both.
+    Captions and head where the text model is frozen; otherwise also text, and the losses of the routers on both.
     """
     text, send = learned.text if frozen is None else frozen, dispatch.DISPATCHES[training.dispatch]
-    seen = see(config, vision, learned.added, batch["images"])
+    latents, looked = resample(vision, learned.added, encode(vision, learned.added, batch["images"]))
+    guess = (latents.reshape(len(latents), -1) @ learned.head).reshape(*batch["labels"].shape, -1)
+    seen = kept(config, learned.added, latents, looked)
     made, _ = forward(config, vision, text, learned.added, batch["tokens"][:, :-1], seen, send=send)
     targets, mask = batch["tokens"][:, 1:], batch["mask"]
     loss = loop.cross_entropy(made.logits, targets, mask)
     right = ((made.logits.argmax(-1) == targets) * mask).sum() / mask.sum()
-    total = loss
+    total = loss + loop.cross_entropy(guess, batch["labels"] % guess.shape[-1])  # none is the last
     if frozen is None:
         routers = training.balance * made.balance + training.z * made.z
         total += config.layers * routers + loop.objective(config, training, text, batch["text"])[0]
@@ -96,7 +104,9 @@ def step(
 def fresh(config: Config, vision: Vision, training: Training, frozen: bool) -> State:
     """The state before the first step; a text model that is not frozen begins as its own recipe would."""
     key = jax.random.key(training.seed)
-    learned = Learned(None if frozen else init_text(config, key), init(config, vision, jax.random.fold_in(key, 1)))
+    head = jnp.zeros((vision.latents * vision.d_image, images.LONGEST * (len(images.WORDS) + 1)), jnp.float32)
+    text = None if frozen else init_text(config, key)
+    learned = Learned(text, init(config, vision, jax.random.fold_in(key, 1)), head)
     history = {name: np.zeros(training.steps, np.float32) for name in MEASURED}
     return State(learned, training.optimizer().init(learned), history)
 
@@ -169,16 +179,7 @@ def train(
 
 
 def batch(vision: Vision, training: Training, tokenizer: Tokenizer, number: int) -> dict[str, np.ndarray]:
-    """Images and captions of a step, by its number: first single digits, then longer rows, as `most_digits` says."""
-    most = most_digits(training, number)
-    drawn = images.rows("train", number * training.batch, training.batch, vision, most)
+    """Images, captions and digits of a step, by its number."""
+    drawn = images.rows("train", number * training.batch, training.batch, vision)
     tokens, mask = images.captioned(tokenizer, drawn.labels)
-    return {"images": drawn.images, "tokens": tokens, "mask": mask}
-
-
-def most_digits(training: Training, number: int) -> int:
-    """Digits of the longest rows of a step: one more with each quarter of a training, up to `images.LONGEST`.
-
-    With long rows from the start a short training learns how many digits there are, and not which.
-    """
-    return min(1 + 4 * number // training.steps, images.LONGEST)
+    return {"images": drawn.images, "tokens": tokens, "mask": mask, "labels": drawn.labels}
