@@ -70,16 +70,26 @@ def test_parameters_are_those_of_arrays(layers, width, inner, rows, patch):
     assert made.parameters == sum(int(np.prod(shape)) for shape in arrays)
 
 
-@given(patches=st.integers(1, 40), latents=SIZES, heads=SIZES, head_dim=SIZES, width=SIZES, inner=SIZES)
-def test_flop_of_a_resampler_are_those_of_its_products(patches, latents, heads, head_dim, width, inner):
-    made = Resampler(latents=latents, layers=2, d_model=width, heads=heads, head_dim=head_dim, d_ff=inner)
-    inside, read = heads * head_dim, patches + latents
+@given(patches=st.integers(1, 40), latents=SIZES, heads=SIZES, head_dim=SIZES, width=SIZES, among=st.booleans())
+def test_flop_of_a_resampler_are_those_of_its_products(patches, latents, heads, head_dim, width, among):
+    inner = 3
+    made = Resampler(latents=latents, layers=2, d_model=width, heads=heads, head_dim=head_dim, d_ff=inner, among=among)
+    inside, read = heads * head_dim, patches + among * latents
     products = [
         (latents, width, inside), (read, width, inside), (read, width, inside), (latents, inside, width),
         (latents, width, inner), (latents, inner, width),
     ]  # fmt: skip
     products += [(latents, head_dim, read), (latents, read, head_dim)] * heads
     assert made.flop_per_image(patches) == 2 * sum(2 * m * n * k for m, k, n in products)
+
+
+def test_an_image_need_not_be_square():
+    square = catalogue.encoder("vit_b_16")
+    same = dataclasses.replace(square, width=square.side)
+    assert (same.patches, same.parameters, same.flop_per_image) == (196, square.parameters, square.flop_per_image)
+    assert dataclasses.replace(square, side=32.0, width=64.0).patches == 8
+    with pytest.raises(ValueError, match=r"Encoder\.patch is 16; allowed: a divisor of width \(40"):
+        dataclasses.replace(square, width=40.0)
 
 
 def test_blocks_split_into_what_tokens_and_what_images_pass():

@@ -7,7 +7,7 @@ d width of the language model. As in `architecture`, counts are plain arithmetic
 import numpy as np
 
 from anatomy.specs.architecture import Attention
-from anatomy.specs.base import Scalar, label, number, refuse_where, shown, spec
+from anatomy.specs.base import Scalar, label, number, refuse_where, shown, spec, switch
 
 
 @spec
@@ -21,25 +21,29 @@ class Encoder:
     layers: Scalar = number("layers", low=1, whole=True, doc="L")
     d_model: Scalar = number("values", low=1, whole=True, doc="d_v")
     d_ff: Scalar = number("values", low=1, whole=True, doc="inner width of an MLP")
-    side: Scalar = number("pixels", low=1, whole=True, doc="of an image, which is square")
+    side: Scalar = number("pixels", low=1, whole=True, doc="of an image; its height, if it is not square")
     patch: Scalar = number("pixels", low=1, whole=True, doc="P, side of a patch")
     channels: Scalar = number("channels", low=1, whole=True, default=3.0, doc="c")
     extra: Scalar = number("tokens", whole=True, default=1.0, doc="beside the patches: one for the class")
+    width: Scalar = number("pixels", whole=True, default=0.0, doc="of an image that is not square; 0 if it is")
     tables: Scalar = number("tables", whole=True, default=1.0, doc="of positions, a row for each token")
 
     def check(self) -> None:
         """Refuse an image that is no whole number of patches.
 
         Raises:
-            ValueError: patch does not divide side.
+            ValueError: patch does not divide side and width.
         """
-        wrong = np.mod(self.side, self.patch) != 0
-        refuse_where(wrong, "Encoder.patch", self.patch, f"a divisor of side ({shown(self.side)})")
+        for name in ("side", "width"):
+            value = getattr(self, name)
+            wrong = np.mod(value, self.patch) != 0
+            refuse_where(wrong, "Encoder.patch", self.patch, f"a divisor of {name} ({shown(value)})")
 
     @property
     def patches(self) -> Scalar:
-        """Patches of an image: n = (side / P)^2."""
-        return (self.side / self.patch) ** 2
+        """Patches of an image: n = (side / P)^2, or height times width over P^2."""
+        width = self.width + (self.width == 0) * self.side
+        return self.side * width / self.patch**2
 
     @property
     def patch_bytes(self) -> Scalar:
@@ -71,7 +75,7 @@ class Encoder:
 class Resampler:
     """Latents that read the patches in a few layers, so that an image of any size becomes r of them.
 
-    In each layer the latents attend to patches and latents together, then pass an MLP.
+    In each layer the latents attend to the patches, in Flamingo to patches and latents together, then pass an MLP.
 
     Source: alayrac2022flamingo, section 2.1 and appendix A.1.1.
     """
@@ -82,6 +86,7 @@ class Resampler:
     heads: Scalar = number("heads", low=1, whole=True, doc="of its attention")
     head_dim: Scalar = number("values", low=1, whole=True, doc="width of a head")
     d_ff: Scalar = number("values", low=1, whole=True, doc="inner width of an MLP")
+    among: Scalar = switch(default=True, doc="latents attend to each other too")
 
     @property
     def parameters(self) -> Scalar:
@@ -93,7 +98,7 @@ class Resampler:
     def flop_per_image(self, patches: Scalar) -> Scalar:
         """FLOP of a forward pass over so many patches."""
         width, d, r = self.heads * self.head_dim, self.d_model, self.latents
-        read = patches + r
+        read = patches + self.among * r
         products = 2 * r * (2 * d * width + 2 * d * self.d_ff) + 2 * read * 2 * d * width
         return self.layers * (products + 4 * r * read * width)
 
