@@ -139,11 +139,12 @@ def _judged(token: str, node: Mapping[str, Any]) -> str:
     """Why a proposed token was accepted or rejected."""
     compared = "below" if node["at"] < node["accept"] else "not below"
     end = "accepted" if node["fate"] == "accepted" else "rejected, and what follows it is dropped"
-    return (
+    said = (
         f"\u201c{shown(token)}\u201d: the target gives it p = {share(node['p'])}, the draft drew it with q = "
         f"{share(node['q'])}. It is kept with the chance min(1, p/q) = {share(node['accept'])}. The random number is "
         f"{node['at']:.3f}, {compared} that: {end}."
     )
+    return said.replace("= <", "< ")
 
 
 def _drawn(token: str, last: Mapping[str, Any], made: int) -> str:
