@@ -45,8 +45,7 @@ def bits(array):
     return np.asarray(array).view(np.uint32)
 
 
-@pytest.mark.parametrize("send", ["all_experts", "with_overflow"])
-@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("send, separate", [("all_experts", False), ("all_experts", True), ("with_overflow", False)])
 def test_gates_of_zero_leave_the_text_model_alone_bit_for_bit(send, separate):
     """Compiled as programs are in use: both with all optimisations."""
     text, added = weights(opened=False)

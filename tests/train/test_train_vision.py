@@ -195,6 +195,7 @@ def test_what_cannot_be_trained_is_named(bpe, text, changes, words):
         training.train(**(given | changes))
 
 
+@pytest.mark.slow
 def test_a_recipe_is_trained_once_and_found_again(tmp_path, monkeypatch):
     """Both kinds, tiny: the text model's recipe too."""
     monkeypatch.setenv("ANATOMY_CACHE", str(tmp_path))

@@ -30,7 +30,7 @@ CODE = (
 )
 SIGHT = Vision()
 # Captions begin with the same tokens, which want the same experts: a dispatch with places would drop most of them.
-IMAGES = Training(steps=640, batch=32, learning_rate=3e-3, warm_up=40, z=0.0, dispatch="all_experts")
+IMAGES = Training(steps=960, batch=32, learning_rate=3e-3, warm_up=40, z=0.0, dispatch="all_experts")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

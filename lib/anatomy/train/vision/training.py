@@ -79,7 +79,8 @@ def objective(
     total = loss + loop.cross_entropy(guess, batch["labels"] % guess.shape[-1])  # none is the last
     if frozen is None:
         routers = training.balance * made.balance + training.z * made.z
-        total += config.layers * routers + loop.objective(config, training, text, batch["text"])[0]
+        as_text = dataclasses.replace(training, dispatch=dispatch.DEFAULT["training"])  # text is not all alike
+        total += config.layers * routers + loop.objective(config, as_text, text, batch["text"])[0]
     return total, {"loss": loss, "right": right}
 
 
