@@ -169,10 +169,18 @@ def test_parameters_are_those_of_the_cost_model():
 
 def test_gradients_reach_everything_once_the_gates_are_open():
     text, added = weights()
-    seen_by = lambda a: run(CONFIG, VISION, text, a, some_tokens(), see(CONFIG, VISION, a, pictures()))[0].logits  # noqa: E731
-    gradient = jax.grad(lambda a: (seen_by(a) ** 2).mean())(added)
+
+    @jit
+    def gradient_of(given):
+        def size(a):
+            seen = vision.see(CONFIG, VISION, a, pictures())
+            return (vision.forward(CONFIG, VISION, text, a, some_tokens(), seen)[0].logits ** 2).mean()
+
+        return jax.grad(size)(given)
+
+    gradient = gradient_of(added)
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradient))
-    shut = jax.grad(lambda a: (seen_by(a) ** 2).mean())(weights(opened=False)[1])
+    shut = gradient_of(weights(opened=False)[1])
     reached = {path[-1].name for path, leaf in jax.tree_util.tree_leaves_with_path(shut) if np.any(leaf != 0)}
     assert reached == {"attention_gate", "mlp_gate"}  # the only way in
 
