@@ -7,6 +7,10 @@ SITE := _build/html/index.html
 # Large pages for large arrays: training spends a fifth of its time on page faults without them. Only glibc reads this.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
+# Programs that XLA has compiled once here: pages, notebooks and tests run many of the same.
+export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/_build/programs
+export JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS := 0.2
+
 .PHONY: book test models lab bench lint lock clean
 .DEFAULT_GOAL := book
 
