@@ -307,6 +307,11 @@ def document_spec(app: Sphinx, what: str, name: str, thing: Any, options: Any, l
         )
 
 
+def escape_shapes(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """The star of a shape like "*B" begins no emphasis in the types that napoleon adds to attributes."""
+    lines[:] = [line.replace("*", r"\*") if line.startswith(":vartype") else line for line in lines]
+
+
 def hide_spec_signature(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str | None] | None:
@@ -345,6 +350,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("execution-table", ExecutionTable)
     app.connect("config-inited", configure, priority=100)
     app.connect("autodoc-process-docstring", document_spec)
+    app.connect("autodoc-process-docstring", escape_shapes, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", hide_spec_signature)
     app.connect("env-updated", pages_that_list_others)
     app.connect("doctree-resolved", fill_places)
