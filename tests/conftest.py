@@ -6,6 +6,8 @@ import jax
 import pytest
 from hypothesis import settings
 from pybtex.database import parse_file
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,11 +19,17 @@ settings.load_profile("anatomy")
 jax.config.update("jax_enable_x64", True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares costly fixtures on one worker: a file, or all that looks at the built book."""
-    for item in items:
-        group = "book" if item.path.parent.name == "book" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+class ByFile(LoadScopeScheduling):
+    """Keeps what shares costly fixtures on one worker: a file, or all that looks at the built book."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "book" if "book/" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """How tests are given to workers."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="module")
