@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from anatomy.site.controls import Choice, Output, Slider, frame, plain, refuse, result_row
+from anatomy.site.controls import Choice, Live, Output, Slider, frame, plain, refuse, result_row
 from anatomy.site.javascript import javascript
 from anatomy.specs.units import quantity
 
@@ -35,18 +35,11 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Calculator:
+class Calculator(Live):
     """A calculator that is ready to be shown; made by `calculator`.
 
-    Attributes:
-        specification: what the page says of it: name, inputs, outputs with their start values, function.
-        caption: what it shows and what to try.
-        html: of the calculator, with everything it needs.
+    The specification has name, inputs, outputs with their start values, function.
     """
-
-    specification: dict[str, Any]
-    caption: str
-    html: str
 
     @property
     def source(self) -> str:
@@ -57,9 +50,6 @@ class Calculator:
     def results(self) -> dict[str, Any]:
         """The outputs at the start."""
         return {output["name"]: output["start"] for output in self.specification["outputs"]}
-
-    def _repr_html_(self) -> str:
-        return self.html
 
     def __repr__(self) -> str:
         """The results at the start, without markup."""

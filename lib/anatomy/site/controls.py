@@ -26,6 +26,24 @@ def refuse(owner: str, field: str, value: Any, allowed: str) -> None:
 
 
 @dataclass(frozen=True)
+class Live:
+    """A live figure that is ready to be shown.
+
+    Attributes:
+        specification: what the page says of it, which its script reads.
+        caption: what it shows and what to try.
+        html: of the figure, with everything it needs.
+    """
+
+    specification: dict[str, Any]
+    caption: str
+    html: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+@dataclass(frozen=True)
 class Slider:
     """An input that is moved from low to high.
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from anatomy.site.calculator import only
-from anatomy.site.controls import Choice, Output, Slider, frame, plain, refuse, result_row
+from anatomy.site.controls import Choice, Live, Output, Slider, frame, plain, refuse, result_row
 from anatomy.site.javascript import javascript
 from anatomy.specs.units import quantity
 
@@ -24,21 +24,11 @@ DIGITS = 4  # significant, of the columns: what a chart can show, and a page sho
 
 
 @dataclass(frozen=True)
-class Frontier:
+class Frontier(Live):
     """A frontier that is ready to be shown; made by `frontier`.
 
-    Attributes:
-        specification: what the page says of it: name, inputs, outputs, points, function.
-        caption: what it shows and what to try.
-        html: of the figure, with everything it needs.
+    The specification has name, inputs, outputs, points, function.
     """
-
-    specification: dict[str, Any]
-    caption: str
-    html: str
-
-    def _repr_html_(self) -> str:
-        return self.html
 
     def __repr__(self) -> str:
         """How much there is to see, without markup."""

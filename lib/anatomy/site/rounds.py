@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from anatomy.site.controls import frame, refuse
+from anatomy.site.controls import Live, frame, refuse
 
 FATES = ("accepted", "rejected", "not reached")
 WORDS = {"resampled": "drawn from what is left of p", "bonus": "drawn by the target on top"}
@@ -17,21 +17,11 @@ DIGITS = 3  # significant, of probabilities
 
 
 @dataclass(frozen=True)
-class Rounds:
+class Rounds(Live):
     """Recorded rounds that are ready to be shown; made by `rounds`.
 
-    Attributes:
-        specification: what the page says of them: the text so far, and a list of steps.
-        caption: what they show and what to try.
-        html: of the figure, with everything it needs.
+    The specification has the text so far, and a list of steps.
     """
-
-    specification: dict[str, Any]
-    caption: str
-    html: str
-
-    def _repr_html_(self) -> str:
-        return self.html
 
     def __repr__(self) -> str:
         """How much there is to see, without markup."""
