@@ -430,10 +430,10 @@ def head(claim: Claim) -> Finding:
     return decide(
         claim,
         without >= even * (1 - 1e-9),
-        "Eight layers is the most that a stage has in either case, for 120 over 16 is 7.5. An empty head node takes "
-        f"the logits off the slowest stage and changes the rate by {without / even - 1:+.1%}: it costs nothing and "
-        f"has room for tables, sampling and whatever else. The tables alone, {readable(2 * table, 'B')}, would not "
-        "ask for it.",
+        "Eight layers is the most that a stage has in either case, for 120 over 16 is 7.5: sixteen stages have eight "
+        "or seven, and one with seven can make the logits. An empty head node changes the rate by "
+        f"{without / even - 1:+.1%}: it costs nothing and has room for tables, sampling and whatever else. The tables "
+        f"alone, {readable(2 * table, 'B')}, would not ask for it.",
         value=without / even,
         unit="times",
         evidence=Evidence.COST_MODEL,

@@ -9,7 +9,7 @@ import numpy as np
 
 from anatomy.claims.inference_infrastructure import GENERATIONS, SERVING, machine, model
 from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.search import every_plan, search
+from anatomy.cost.inference.search import SEARCHED, every_plan, search
 from anatomy.cost.inference.steps import decode, overheads
 from anatomy.specs import Scalar, Serving, chip, cluster, node
 
@@ -17,10 +17,7 @@ BEST, TOLD = "Best plans", "8 x 16, as told"
 BATCHES = np.unique(np.round(2 ** np.arange(0, 14.25, 0.5)))  # sequences of a replica, to try
 TOLD_BATCHES = 2.0 ** np.arange(4, 16)
 
-COLUMNS = (
-    "seconds", "chip_seconds", "memory",
-    "tensor", "pipeline", "expert", "micro_batches", "cache_by_sequence", "sequences",
-)  # fmt: skip
+COLUMNS = ("seconds", "chip_seconds", "memory", *SEARCHED)
 
 Columns = Mapping[str, np.ndarray]
 
@@ -64,7 +61,7 @@ def told(key: str, weight_bytes: float, context: float) -> Columns:
         made = decode(model(), plan, there, overheads(GENERATIONS[key]), sequences, context)
         held = memory(model(), plan, sequences, context).total
         numbers = {"seconds": made.seconds, "chip_seconds": made.chips * made.seconds / made.tokens, "memory": held}
-        return numbers | {name: jnp.asarray(getattr(plan, name), float) for name in COLUMNS[3:-1]}
+        return numbers | {name: jnp.asarray(getattr(plan, name), float) for name in SEARCHED if name != "sequences"}
 
     with jax.enable_x64(True):
         columns = {name: np.asarray(column) for name, column in jax.vmap(outcome)(TOLD_BATCHES).items()}
@@ -78,7 +75,10 @@ def serving_plan(
     chip_seconds: Scalar,
     memory: Scalar,
     tensor: Scalar,
+    rows: Scalar,
+    gathered: Scalar,
     pipeline: Scalar,
+    head: Scalar,
     expert: Scalar,
     micro_batches: Scalar,
     cache_by_sequence: Scalar,
@@ -93,7 +93,10 @@ def serving_plan(
         "per_chip": 1 / chip_seconds,
         "chips": tensor * pipeline * expert,
         "tensor": tensor,
+        "rows": rows,
+        "gathered": gathered > 0,
         "pipeline": pipeline,
+        "head": head < 1,
         "expert": expert,
         "users": sequences * expert,
         "micro_batches": micro_batches,

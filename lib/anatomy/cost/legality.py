@@ -55,7 +55,7 @@ RULES: Rules = (
         "dense_d_ff of {model.dense_d_ff:g} does not split {plan.tensor:g} ways",
     ),
     (
-        lambda c: (c.plan.pipeline - 1) * c.plan.stage_layers(c.model) < c.model.layers,
+        lambda c: c.plan.pipeline <= c.model.layers,
         "{plan.pipeline:g} stages leave some without any of {model.layers:g} layers",
     ),
     (

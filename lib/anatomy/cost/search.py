@@ -81,7 +81,7 @@ def every_plan(
     rows = []
     for tensor, pipeline in itertools.product(divisors(heads, tensor_most), range(1, layers + 1)):
         if (pipeline - 1) * -(-layers // pipeline) >= layers:
-            continue  # some stages would have no layer
+            continue  # fewer stages have as many layers each, and no longer a bubble
         most = min(int(cluster.chips) // (tensor * pipeline), int(sequences))
         chunks = [1] if pipeline == 1 else divisors(-(-layers // pipeline), MOST_CHUNKS)
         for expert in divisors(experts, experts):

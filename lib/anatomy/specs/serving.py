@@ -58,18 +58,23 @@ class Serving:
         """Tensor ways that split heads and d_ff: t / X."""
         return self.tensor / self.rows
 
-    def stage_layers(self, architecture: Architecture) -> Scalar:
-        """Layers of the fullest stage: L / (p - 1 + head), rounded up; all of them where there is one stage."""
-        return jnp.ceil(architecture.layers / jnp.maximum(self.pipeline - 1 + self.head, 1.0))
-
     @property
     def has_head(self) -> Scalar:
         """1 where the first stage is a head stage: it has fewer layers than the others, and both tables."""
         return (self.pipeline > 1) * (self.head < 1) * 1.0
 
     def head_layers(self, architecture: Architecture) -> Scalar:
-        """Layers that are left for the first stage."""
-        return jnp.maximum(architecture.layers - (self.pipeline - 1) * self.stage_layers(architecture), 0.0)
+        """Layers of the first of several stages: its share of them, rounded down."""
+        shares = jnp.maximum(self.pipeline - 1 + self.head, 1.0)
+        return (self.pipeline > 1) * jnp.floor(architecture.layers * self.head / shares)
+
+    def stage_layers(self, architecture: Architecture) -> Scalar:
+        """Layers of the fullest stage: what the first leaves, split as evenly as whole layers allow."""
+        return jnp.ceil((architecture.layers - self.head_layers(architecture)) / jnp.maximum(self.pipeline - 1, 1.0))
+
+    def last_layers(self, architecture: Architecture) -> Scalar:
+        """Layers of the last stage, which has the logits to do as well: the fewest that an even split gives."""
+        return jnp.floor((architecture.layers - self.head_layers(architecture)) / jnp.maximum(self.pipeline - 1, 1.0))
 
     def sequence_ways(self, sequences: Scalar) -> Scalar:
         """Ways in which so many sequences can be split: t, or as many as they are."""

@@ -27,7 +27,7 @@ def test_the_article_s_plan_can_serve():
         (DEEPSEEK.replace(dense_d_ff=100.0), {"pipeline": 1.0, "head": 1.0}, 256.0, "dense_d_ff of 100 does not split"),
         (GPT4.replace(d_model=10242.0), {"rows": 4.0}, 256.0, "d_model of 10,242 does not split 4 ways"),
         (GPT4, {"gathered": 1.0, "rows": 2.0}, 256.0, "gathered weights are not split over 2 rows as well"),
-        (GPT4, {"head": 1.0}, 256.0, "16 stages leave some without any of 120 layers"),
+        (GPT4.replace(layers=15.0), {"head": 1.0}, 256.0, "16 stages leave some without any of 15 layers"),
         (GPT4, {"pipeline": 1.0, "head": 1.0, "data": 12.0, "expert": 12.0}, 256.0, "16 experts do not split 12 ways"),
         (GPT4, {"cache_by_sequence": 0.0}, 15.0, "15 sequences are fewer than 16 micro-batches"),
         (GPT4, {}, 127.0, "127 sequences in 16 micro-batches leave some of 8 tensor ways without one"),
@@ -38,6 +38,15 @@ def test_a_broken_rule_is_said_and_masked(model, changes, sequences, words):
     assert not bool(legal(model, plan, CLUSTER, sequences))
     said = problems(model, plan, CLUSTER, sequences)
     assert any(words.replace(",", "") in one.replace(",", "") for one in said), said
+
+
+def test_stages_may_be_uneven_but_not_empty():
+    even = GOOD.replace(head=1.0)  # 120 layers on 16 stages: eight of eight layers, eight of seven
+    assert problems(GPT4, even, CLUSTER, 256.0, 1000.0) == []
+    half = GPT4.replace(layers=20.0)
+    assert bool(legal(half, GOOD.replace(head=1.0), CLUSTER, 256.0))
+    assert not bool(legal(half, GOOD.replace(head=0.5), CLUSTER, 256.0))  # its share of 20 layers is 0.6 of one
+    assert bool(legal(GPT4.replace(layers=15.0), GOOD, CLUSTER, 256.0))  # a head stage without any is meant so
 
 
 def test_every_rule_has_a_case():

@@ -1,10 +1,12 @@
 """The frontier of serving: every plan can be run, and no plan beats those on it."""
 
+import jax
 import numpy as np
 import pytest
-from anatomy.cost.inference.memory import largest_batch
+from anatomy.cost.inference.legality import legal
+from anatomy.cost.inference.memory import largest_batch, memory
 from anatomy.cost.inference.search import every_plan, search
-from anatomy.cost.inference.steps import decode, overheads
+from anatomy.cost.inference.steps import decode, overheads, prefill
 from anatomy.specs import Serving, architecture, catalogue
 
 MODEL, CLUSTER = architecture("gpt4_mqa"), catalogue.cluster("a100_sxm_40gb", 16.0)
@@ -18,14 +20,24 @@ def found():
 
 
 def test_every_plan_can_be_run():
-    tensor, pipeline, expert = (PLANS[name] for name in ("tensor", "pipeline", "expert"))
-    assert (tensor * pipeline * expert <= CLUSTER.chips).all()
-    assert (MODEL.attention.heads % tensor == 0).all() and (MODEL.experts % expert == 0).all()
-    assert ((pipeline - 1) * np.ceil(MODEL.layers / pipeline) < MODEL.layers).all()
-    assert (PLANS["micro_batches"] <= PLANS["sequences"]).all()
-    assert len(np.unique(np.stack(list(PLANS.values())), axis=1).T) == len(tensor)
-    article = {"tensor": 8, "pipeline": 15, "expert": 1, "micro_batches": 15, "cache_by_sequence": 1, "sequences": 256}
-    assert np.all([PLANS[name] == value for name, value in article.items()], axis=0).any()
+    fields = {name: column for name, column in PLANS.items() if name != "sequences"}
+    allowed = jax.vmap(lambda n, **plan: legal(MODEL, Serving(**plan, data=plan["expert"]), CLUSTER, n))
+    assert allowed(PLANS["sequences"], **fields).all()
+    assert len(np.unique(np.stack(list(PLANS.values())), axis=1).T) == len(PLANS["tensor"])
+    article = {
+        "tensor": 8,
+        "rows": 1,
+        "gathered": 0,
+        "pipeline": 16,
+        "expert": 1,
+        "micro_batches": 16,
+        "sequences": 256,
+    }
+    same = np.all([PLANS[name] == value for name, value in article.items()], axis=0)
+    found = zip(PLANS["head"][same], PLANS["cache_by_sequence"][same], strict=True)
+    assert set(found) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    for name, others in (("gathered", 1), ("rows", 4)):
+        assert (PLANS[name] == others).any()
 
 
 def test_a_row_says_what_decode_says(found):
@@ -37,6 +49,19 @@ def test_a_row_says_what_decode_says(found):
         assert per_token == pytest.approx(found.chip_seconds[index], rel=1e-9)
         most = float(largest_batch(MODEL, plan, CLUSTER.node.chip.memory, CONTEXT))
         assert bool(found.fits[index]) == (found.plans["sequences"][index] <= most)
+
+
+def test_prompts_are_searched_by_what_reads_them():
+    plans = {name: column[::97] for name, column in PLANS.items()}
+    read = search(MODEL, CLUSTER, AMPERE, 2048.0, Serving(), plans, run=prefill)
+    for index in np.random.default_rng(1).integers(0, len(read.seconds), 5):
+        sequences = plans["sequences"][index]
+        made = prefill(MODEL, read.plan(index, Serving()), CLUSTER, AMPERE, sequences, 2048.0)
+        assert float(made.seconds) == pytest.approx(read.seconds[index], rel=1e-12)
+        each = float(made.dollars_per_million(3600.0)) / 1e6
+        assert each == pytest.approx(read.chip_seconds[index], rel=1e-9)
+        held = memory(MODEL, read.plan(index, Serving()), sequences, 2048.0, tokens=2048.0)
+        assert float(held.total) == pytest.approx(read.memory[index], rel=1e-12)
 
 
 def test_nothing_that_fits_beats_the_frontier(found):
@@ -56,7 +81,7 @@ def test_the_cheapest_in_time_is_on_the_frontier(found):
         found.chip_seconds[index]
         == found.chip_seconds[found.frontier()][found.seconds[found.frontier()] <= limit].min()
     )
-    with pytest.raises(ValueError, match="no plan that fits gives a token in 1e-09 s"):
+    with pytest.raises(ValueError, match="no plan that fits answers in 1e-09 s"):
         found.cheapest(1e-9)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from anatomy.cost import collectives
 from anatomy.cost.inference import steps
-from anatomy.cost.inference.steps import decode, overheads, prefill
+from anatomy.cost.inference.steps import decode, overheads, prefill, slowest_stage
 from anatomy.cost.training import derate
 from anatomy.specs import Serving, architecture, catalogue
 from hypothesis import given
@@ -153,6 +153,31 @@ def test_a_step_written_out_by_hand():
     layer = max(read, products) + max(scores, cache) + moved + sent + starts
     made = decode(model, Serving(tensor=t), CLUSTER, AMPERE, n, s)
     assert float(made.seconds) == pytest.approx(80 * layer + logit_seconds(model, t, n), rel=1e-9)
+
+
+@given(
+    layers=st.integers(2, 130),
+    pipeline=st.integers(1, 130),
+    head=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)),
+)
+def test_stages_hold_all_layers_and_the_head_no_more_than_others(layers, pipeline, head):
+    model, plan = GPT4.replace(layers=float(layers)), Serving(pipeline=float(pipeline), head=head)
+    first, most, least = (float(f(model)) for f in (plan.head_layers, plan.stage_layers, plan.last_layers))
+    assert 0 <= first <= most and most - least in (0, 1)
+    others = max(pipeline - 1, 1)
+    full = layers - first - others * least  # stages that have one more than the last
+    assert 0 <= full < others or (full == 0 and most == least)
+    if head == 1:
+        assert most == -(-layers // pipeline)
+
+
+def test_the_logits_go_to_a_stage_with_fewer_layers():
+    plan, layer, logits = ARTICLE.replace(head=1.0), 1.0, 0.5  # 120 layers on 16 stages
+    assert float(slowest_stage(GPT4, plan, layer, logits)) == 8
+    assert float(slowest_stage(GPT4, plan, layer, 3.0)) == 7 + 3
+    assert float(slowest_stage(GPT4, plan.replace(pipeline=15.0), layer, logits)) == 8.5
+    assert float(slowest_stage(GPT4, ARTICLE, layer, logits)) == 8
+    assert float(slowest_stage(GPT4, Serving(), layer, logits)) == 120.5
 
 
 def test_micro_batches_wait_for_the_slowest_stage():

@@ -39,10 +39,10 @@ RULES: Rules = (
         "gathered weights are not split over {plan.rows:g} rows as well",
     ),
     (
-        # The last stage with layers has one at least, and so has the first unless it is left without any.
+        # A head stage may be meant to have none.
         lambda c: (
-            (c.plan.pipeline - 1 - (c.plan.head == 0) * (c.plan.pipeline > 1)) * c.plan.stage_layers(c.model)
-            < c.model.layers
+            (c.plan.last_layers(c.model) >= 1)
+            & ((c.plan.head_layers(c.model) >= 1) | (c.plan.head == 0) | (c.plan.pipeline == 1))
         ),
         "{plan.pipeline:g} stages leave some without any of {model.layers:g} layers",
     ),

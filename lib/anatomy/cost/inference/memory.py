@@ -31,9 +31,9 @@ class ServingMemory:
 def held_weights(model: Architecture, plan: Serving) -> Scalar:
     """Parameters on the chip that holds most.
 
-    A full stage has the most layers, and the last one has the output table; the first has the other. A head stage has
-    fewer layers and both tables, the others none; one stage alone has all. Experts are split over expert ways on top
-    of tensor ways; key and value heads that are fewer than tensor ways are copied.
+    A full stage has the most layers; the last has the output table, and the first the other. A head stage has fewer
+    layers and both tables, the others none; one stage alone has all. Experts are split over expert ways on top of
+    tensor ways; key and value heads that are fewer than tensor ways are copied.
     """
     parts = model.parameters
     dense = (parts.attention + parts.dense_mlp + parts.norms + parts.router) / model.layers
@@ -41,10 +41,10 @@ def held_weights(model: Architecture, plan: Serving) -> Scalar:
     copied = model.attention.copied_weights(model.d_model, plan.columns) / plan.rows
     layer = (dense + experts) / plan.tensor + copied
     table, tables = model.vocabulary * model.d_model / plan.tensor, (parts.embedding + parts.unembedding) / plan.tensor
-    full, head = plan.stage_layers(model) * layer, plan.head_layers(model) * layer
+    full, head, last = (n * layer for n in (plan.stage_layers(model), plan.head_layers(model), plan.last_layers(model)))
     one = jnp.asarray(plan.pipeline) <= 1
-    several = jnp.where(plan.has_head > 0, jnp.maximum(full, head + tables), full + table)
-    return jnp.where(one, full + tables, several)
+    other = jnp.where(plan.has_head > 0, head + tables, last + table)
+    return jnp.where(one, full + tables, jnp.maximum(full, other))
 
 
 def sequence_cache(model: Architecture, plan: Serving, context: Scalar) -> Scalar:

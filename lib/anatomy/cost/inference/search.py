@@ -2,10 +2,10 @@
 
 A deployment is one group of replicas that share their experts; more of the same serve more users at the same latency
 and cost, so replicas are as many as the expert ways. Millions of plans are evaluated at once by the same `decode`
-that answers for one.
+or `prefill` that answers for one.
 """
 
-import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,20 +13,22 @@ from jaxtyping import Bool, Float, Int
 
 from anatomy.cost import explore
 from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.steps import Overheads, decode
+from anatomy.cost.inference.steps import Overheads, Pass, decode
 from anatomy.cost.search import divisors
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, check_arguments
 
-SEARCHED = ("tensor", "pipeline", "expert", "micro_batches", "cache_by_sequence", "sequences")
+SEARCHED = (
+    "tensor", "rows", "gathered", "pipeline", "head", "expert", "micro_batches", "cache_by_sequence", "sequences",
+)  # fmt: skip
 ROUNDS = (0.25, 0.5, 1, 2, 4)  # micro-batches in flight, over stages
 
 
 class Served(NamedTuple):
-    """Plans, one a row: their fields, and what the cost model says of a decode step of each."""
+    """Plans, one a row: their fields, and what the cost model says of a pass of each."""
 
     plans: dict[str, Float[np.ndarray, "plans"]]
-    seconds: Float[np.ndarray, "plans"]  # of a token of one user
+    seconds: Float[np.ndarray, "plans"]  # until the pass is out: a user's next token, or the first
     chip_seconds: Float[np.ndarray, "plans"]  # for a token; times a price, dollars
     memory: Float[np.ndarray, "plans"]  # bytes on the fullest chip
     mfu: Float[np.ndarray, "plans"]
@@ -56,8 +58,25 @@ class Served(NamedTuple):
         """
         allowed = self.fits & (self.seconds <= seconds)
         if not allowed.any():
-            raise ValueError(f"no plan that fits gives a token in {seconds:g} s")
+            raise ValueError(f"no plan that fits answers in {seconds:g} s")
         return int(np.argmin(np.where(allowed, self.chip_seconds, np.inf)))
+
+
+def layouts(model: Architecture, node: int, tensor_most: int) -> list[tuple[int, int, int]]:
+    """Tensor ways, rows and whether weights are gathered: ways divide a node or fill several, columns divide heads and
+    d_ff, rows d_model; gathered weights are whole and need not divide.
+    """
+    found = []
+    for tensor in range(1, tensor_most + 1):
+        if max(tensor, node) % min(tensor, node):
+            continue
+        for rows in divisors(tensor, tensor):
+            columns = tensor // rows
+            if model.attention.heads % columns == 0 and model.d_ff % columns == 0 and model.d_model % rows == 0:
+                found.append((tensor, rows, 0))
+        if tensor > 1:
+            found.append((tensor, 1, 1))
+    return found
 
 
 def every_plan(
@@ -68,8 +87,8 @@ def every_plan(
 ) -> dict[str, Float[np.ndarray, "plans"]]:
     """Columns of all plans and batches worth trying; all of them can be run.
 
-    Tensor ways divide heads and d_ff, and a node or whole nodes; expert ways divide the experts; stages all have
-    layers; a micro-batch has a sequence at least.
+    Tensor ways come in all `layouts`; expert ways divide the experts; stages all have layers, but for a head stage
+    without any; a micro-batch has a sequence at least, one for each tensor way where they split the cache.
 
     Args:
         model: whose layers, heads and experts are split.
@@ -81,21 +100,21 @@ def every_plan(
         TypeError, ValueError: a number of sequences is below 1.
     """
     check_arguments("every_plan", AT_LEAST_ONE, sequences=sequences, tensor_most=tensor_most)
-    heads, layers, experts = (int(x) for x in (model.attention.heads, model.layers, model.experts))
-    node = int(cluster.node.chips)
+    layers, experts, chips = int(model.layers), int(model.experts), int(cluster.chips)
     rows = []
-    for tensor in divisors(heads, tensor_most):
-        if int(model.d_ff) % tensor or (min(tensor, node) and max(tensor, node) % min(tensor, node)):
-            continue
-        stages = [p for p in range(1, layers + 1) if (p - 1) * -(-layers // p) < layers]
-        for pipeline, expert in itertools.product(stages, divisors(experts, experts)):
-            if tensor * pipeline * expert <= cluster.chips:
+    for layout in layouts(model, int(cluster.node.chips), int(tensor_most)):
+        for expert in divisors(experts, experts):
+            most = chips // (layout[0] * expert)
+            stages = [(p, 1) for p in range(1, min(most, layers) + 1)]
+            stages += [(p, 0) for p in range(2, min(most, layers + 1) + 1)]
+            for pipeline, head in stages:
                 in_flight = sorted({max(1, int(pipeline * share)) for share in ROUNDS})
-                rows += [(tensor, pipeline, expert, m, by) for m in in_flight for by in (0, 1)]
+                rows += [(*layout, pipeline, head, expert, m, by) for m in in_flight for by in (0, 1)]
     base, batches = np.array(rows, float), np.asarray(sequences, float)
     left, right = np.repeat(base, len(batches), axis=0), np.tile(batches, len(base))
-    kept = right >= left[:, 3]
-    return dict(zip(SEARCHED, (*left[kept].T, right[kept]), strict=True))
+    columns = dict(zip(SEARCHED, (*left.T, right), strict=True))
+    kept = right >= columns["micro_batches"] * np.where(columns["cache_by_sequence"], columns["tensor"], 1)
+    return {name: column[kept] for name, column in columns.items()}
 
 
 def search(
@@ -105,17 +124,19 @@ def search(
     context: Scalar,
     like: Serving,
     plans: dict[str, Float[np.ndarray, "plans"]],
+    run: Callable[..., Pass] = decode,
     progress: bool = False,
 ) -> Served:
-    """Evaluate a decode step of all plans, in double precision.
+    """Evaluate a pass of all plans, in double precision.
 
     Args:
         model: that serves.
         cluster: on what.
         constants: what of the peaks is reached, and what it takes to start.
-        context: tokens that each sequence holds in the cache.
+        context: tokens that each sequence holds in the cache, those of its prompt where that is read.
         like: gives what is not searched, such as precision.
         plans: columns, as `every_plan` makes them.
+        run: `decode` for a user's next token, `prefill` for the prompt before the first.
         progress: whether a bar is shown.
 
     Raises:
@@ -125,11 +146,11 @@ def search(
 
     def outcome(sequences: Scalar, **fields: Scalar) -> dict[str, Scalar]:
         plan = like.replace(**fields, data=fields["expert"])
-        made = decode(model, plan, cluster, constants, sequences, context)
-        held = memory(model, plan, sequences, context).total
+        made = run(model, plan, cluster, constants, sequences, context)
+        held = memory(model, plan, sequences, context, made.tokens / made.sequences).total
         return {
             "seconds": made.seconds,
-            "chip_seconds": made.chips * made.seconds / made.tokens,
+            "chip_seconds": made.chips * made.period / made.tokens,
             "memory": held,
             "mfu": made.mfu,
             "fits": held <= cluster.node.chip.memory,

@@ -295,9 +295,10 @@ def through_stages(
 
 
 def slowest_stage(model: Architecture, plan: Serving, layer: Scalar, logits: Scalar) -> Scalar:
-    """Seconds of the slowest stage: a full one with the logits at its end, or the head stage where that makes them."""
-    full, head = plan.stage_layers(model) * layer, plan.head_layers(model) * layer + logits
-    return jnp.where(jnp.asarray(plan.has_head) > 0, jnp.maximum(full, head), full + logits)
+    """Seconds of the slowest stage: a full one, or that which makes the logits, the head stage or the last."""
+    has_head = jnp.asarray(plan.has_head) > 0
+    layers = jnp.where(has_head, plan.head_layers(model), plan.last_layers(model))
+    return jnp.maximum(plan.stage_layers(model) * layer, layers * layer + logits)
 
 
 def layer_weights(model: Architecture, plan: Serving, touched: Scalar) -> Scalar:
