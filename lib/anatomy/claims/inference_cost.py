@@ -1,5 +1,7 @@
 """Checks of what a token costs: the two prices, the hardware they imply, and what stands beside them."""
 
+from typing import Any
+
 import numpy as np
 
 from anatomy.claims.architecture import printed
@@ -19,10 +21,14 @@ A100, H100 = "a100_sxm_40gb", "h100_sxm"
 RENTED_FROM = "Azure ND96asr, 3 years"  # OpenAI's machines are Azure's; what it pays is not public
 
 
+def rental(key: str, who: str) -> dict[str, Any]:
+    """The catalogue's row of a chip and of who lets it."""
+    return next(row for row in catalogue.table("prices")["rental"] if (row["chip"], row["who"]) == (key, who))
+
+
 def a100_hour() -> float:
     """Dollars for an hour of an A100 of 40 GB: the public price of the cloud that OpenAI uses, for three years."""
-    rents = catalogue.table("prices")["rental"]
-    return next(r["dollars_per_hour"] for r in rents if (r["chip"], r["who"]) == (A100, RENTED_FROM))
+    return rental(A100, RENTED_FROM)["dollars_per_hour"]
 
 
 def davinci(context: float = 2048.0) -> Pass:
