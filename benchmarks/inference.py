@@ -95,7 +95,7 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, ratio | seconds | {"step_seconds_peer": answer["seconds"]}
 
         jax.clear_caches()
-        plans = every_plan(MODEL, CLUSTER, 2 ** np.arange(0, 16, 0.02))
+        plans = every_plan(MODEL, CLUSTER, 2 ** np.arange(0, 16, 0.1))
         start = time.perf_counter()
         found = search(MODEL, CLUSTER, CONSTANTS, 4096.0, Serving(), plans)
         front = found.frontier()
