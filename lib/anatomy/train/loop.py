@@ -86,7 +86,8 @@ class Training:
                 self._refuse(not right, field.name, f"a whole number at least {low}")
             elif field.type is float:
                 above = field.name in ("learning_rate", "clip")
-                check_number("Training", field.name, value, FINITE if above else AT_LEAST_NONE)
+                share = between(high=1) if field.name == "last" else AT_LEAST_NONE
+                check_number("Training", field.name, value, FINITE if above else share)
         self._refuse(self.dispatch not in dispatch.DISPATCHES, "dispatch", ", ".join(dispatch.DISPATCHES))
         self._refuse(self.batch % self.unit, "batch", f"a multiple of micro_batch ({self.unit})")
         self._refuse(self.batch_start % self.unit, "batch_start", f"a multiple of micro_batch ({self.unit})")
@@ -238,7 +239,7 @@ def train(
         training: how.
         data: rows; with a method `masks` also the tokens that the loss counts, with `laws` what is learned of them.
         directory: for checkpoints; None for none.
-        maker: what the checkpoints belong to, such as the hash of a recipe.
+        maker: what the checkpoints belong to, such as the hash of a recipe; needed with a directory.
         start: weights to begin from, for fine-tuning; by default `init` with the seed.
         every: steps between checkpoints.
         progress: whether a bar shows tokens a second, loss and the share of choices that were dropped.
@@ -249,10 +250,12 @@ def train(
     Raises:
         TypeError, ValueError: the data ends too early, has longer rows than the context or tokens beyond the
             vocabulary; it has masks, and a batch is more than one unit, which would weigh alike whatever they count;
-            or `every` is no whole number of at least 1.
+            `every` is no whole number of at least 1; or there is a directory, and nothing says whose it is.
         FloatingPointError: the loss is no number.
     """
     check_arguments("train", between(1, whole=True), every=every)
+    if directory is not None and not maker:
+        raise ValueError("maker is ''; allowed with a directory: what tells its checkpoints from another training's")
     if hasattr(data, "masks") and training.unit != training.batch:
         raise ValueError(f"Training.micro_batch is {training.unit}; allowed with masks: batch ({training.batch})")
     batches = training.batches()

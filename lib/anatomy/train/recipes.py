@@ -135,8 +135,9 @@ RECIPES: dict[str, Recipe] = {
         for n in EXPERTS
         for seed in SEEDS
     },
+    # Neither has a choice to balance.
     **{
-        f"router_{router}": sweep(f"16 experts; {how}.", SMALL.replace(router=router))
+        f"router_{router}": sweep(f"16 experts; {how}.", SMALL.replace(router=router), balance=0.0)
         for router, how in ROUTERS.items()
     },
     # Drafts.
@@ -158,7 +159,7 @@ RECIPES: dict[str, Recipe] = {
     # The same rows in other batches; rates go by the square root of the batch.
     "batch_4": sweep("Batches of 4 rows.", steps=960, batch=4, learning_rate=2e-3, warm_up=80),
     "batch_64": sweep("Batches of 64 rows.", steps=60, batch=64, micro_batch=16, learning_rate=8e-3, warm_up=5),
-    "ramp": sweep("A batch that grows from 4 rows to 16.", steps=385, batch_start=4, ramp=1600),
+    "ramp": sweep("A batch that grows from 4 rows to 16.", steps=385, batch_start=4, ramp=1600, warm_up=80),
     **{f"epochs_{n}": sweep(f"{n} epochs of a part of the data.", data=f"epochs_{n}") for n in EPOCHS},
     # Half the rows of twice the length.
     **{
@@ -220,7 +221,8 @@ def trained(name: str, progress: bool = True) -> Trained:
         data = DATA[recipe.data]()
         if recipe.teacher:
             data = Distilled(data, *trained(recipe.teacher, progress)[:2])
-        return loop.train(recipe.config, recipe.training, data, directory, digest(name), start, progress=progress)
+        every = min(50, max(recipe.training.steps // 4, 1))
+        return loop.train(recipe.config, recipe.training, data, directory, digest(name), start, every, progress)
 
 
 def seconds(name: str) -> float:
