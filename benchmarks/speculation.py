@@ -46,7 +46,7 @@ PROMPTS = 4  # of each domain
 DENSE = {"layers": 8, "d_model": 512, "heads": 8, "d_ff": 1536}  # 90 MB, larger than the caches of a processor
 ROUTED = {"layers": 4, "d_model": 384, "heads": 6, "d_ff": 384}  # 16 experts: 119 MB
 BATCHES = (1, 8, 16, 32)
-RANKS = (0.7, 0.12, 0.05)  # share of drafts whose likeliest, second and third child is accepted, about
+RANKS = (0.85, 0.07, 0.03)  # share of drafts whose likeliest, second and third child is accepted, about
 
 
 class Pair(NamedTuple):
@@ -149,13 +149,13 @@ def beside_plain(two: Pair, batch: int, drafters: dict[str, Drafter], **how: flo
 
 
 def dense() -> Pair:
-    """Two trainings of the small dense model, one of them enlarged to 90 MB."""
-    return pair("experts_1_0", "experts_1_1", **DENSE)
+    """The small dense model enlarged to 90 MB, and a draft that it taught."""
+    return pair("experts_1_0", "distilled_1", **DENSE)
 
 
 def dense_at_one(two: Pair) -> dict[str, Any]:
     """Batch 1 at temperature 1; beside it, greedily."""
-    lengths = {f"{n} tokens": two.drafter(chain(n)) for n in (2, 4)}
+    lengths = {f"{n} tokens": two.drafter(chain(n)) for n in (4, 6)}
     tree = {"a tree of 8": two.drafter(of_paths(best_tree(RANKS, 8)))}
     result = beside_plain(two, 1, lengths | tree)
     text = {"the text, 8 tokens": Lookup(VOCABULARY, chain(8))}
@@ -164,9 +164,10 @@ def dense_at_one(two: Pair) -> dict[str, Any]:
 
 
 def experts_at_best() -> dict[str, Any]:
-    """16 experts, two of them used, at several batches; the best of them."""
-    two = pair("experts_16_0", "experts_1_0", **ROUTED)
-    results = [beside_plain(two, batch, {"3 tokens": two.drafter(chain(3))}) for batch in BATCHES]
+    """16 experts, two of them used, and a draft that they taught, at several batches; the best of them."""
+    two = pair("experts_16_0", "distilled_16", **ROUTED)
+    drafts = {f"{n} tokens": two.drafter(chain(n)) for n in (3, 5)}
+    results = [beside_plain(two, batch, drafts) for batch in BATCHES]
     for result in results:
         print(f"  batch {result['batch']:>2} {result['value']:.2f}", flush=True)
     best = max(results, key=lambda result: result["value"])
@@ -192,8 +193,8 @@ def transformers(two: Pair) -> Iterator[Callable[..., Any]]:
 
 def beside_transformers(two: Pair) -> dict[str, Any]:
     """The same pair, the same prompts, batch 1, temperature 1; both with the best of a few drafts."""
-    ours = {f"{n} tokens": by_drafts(two, 1, two.drafter(chain(n))) for n in (2, 4)}
-    drafts = {f"{n} tokens": (n, "constant", 0.0) for n in (2, 4)} | {"as they choose": (20, "constant", 0.4)}
+    ours = {f"{n} tokens": by_drafts(two, 1, two.drafter(chain(n))) for n in (4, 6)}
+    drafts = {f"{n} tokens": (n, "constant", 0.0) for n in (4, 6)} | {"as they choose": (20, "constant", 0.4)}
     with transformers(two) as ask:
 
         def theirs(draft: tuple | None, temperature: float = 1.0) -> Callable[[list], dict]:

@@ -44,11 +44,10 @@ from anatomy.train.cache import answered, code_hash
 from anatomy.train.data import VOCABULARY
 
 ROOM = 128  # tokens of a sequence; then it begins again
-TARGETS = {  # recipe, sizes it is enlarged to, and the dispatch: of one expert all are read anyway
-    "dense": ("draft", {"d_model": 512, "d_ff": 12288}, "all_experts"),
-    "16 experts": ("experts_16_0", {"d_model": 384, "d_ff": 2048}, None),
+TARGETS = {  # recipes of a target and of the draft that it taught, sizes the target is enlarged to, and the dispatch
+    "dense": ("experts_1_0", "distilled_1", {"d_model": 512, "d_ff": 6144}, "all_experts"),  # the one is read anyway
+    "16 experts": ("experts_16_0", "distilled_16", {"d_model": 384, "d_ff": 2048}, None),
 }
-DRAFT = "experts_1_0"  # recipe of the draft of both
 LENGTHS, LONG_AT = (1, 2, 4, 8), (1, 16)  # draft lengths, and the batches at which all of them are measured
 FOUR, BATCHES = 4, (1, 4, 16, 64)  # the length that is measured at every batch
 PASSES = 48  # of each measurement
@@ -82,23 +81,17 @@ class Target(NamedTuple):
 @cache
 def target(name: str) -> Target:
     """One of `TARGETS`."""
-    recipe, sizes, send = TARGETS[name]
+    recipe, _, sizes, send = TARGETS[name]
     made = recipes.trained(recipe, progress=False)
     with jax.enable_x64(False):
         config, weights = enlarge(made.config.replace(context=ROOM), made.weights, **sizes)
         return Target(config, apart(weights), send)
 
 
-def small_draft(recipe: str = DRAFT) -> tuple[Config, Weights]:
-    """The draft of both targets, or another trained model."""
-    made = recipes.trained(recipe, progress=False)
-    return made.config, apart(made.weights)
-
-
-def drafter(tree: Tree, recipe: str = DRAFT) -> Model:
+def drafter(tree: Tree, recipe: str) -> Model:
     """A trained model as a draft; of one expert or few tokens, so all experts are read."""
-    config, weights = small_draft(recipe)
-    return Model(weights, config, tree, "all_experts")
+    made = recipes.trained(recipe, progress=False)
+    return Model(apart(made.weights), made.config, tree, "all_experts")
 
 
 def begun(batch: int) -> np.ndarray:
@@ -186,14 +179,14 @@ def tree_of_eight() -> Tree:
     return of_paths(best_tree(RANKS, 8))
 
 
-def forms() -> dict[str, Drafter]:
-    """Drafts of other forms than one chain by one model."""
-    config, weights = small_draft()
+def forms(recipe: str) -> dict[str, Drafter]:
+    """Drafts of other forms than one chain by the model of this recipe."""
+    four = drafter(chain(4), recipe)
     return {
-        "four guesses at one place": drafter(wide((4,))),
-        "the best tree of eight": drafter(tree_of_eight()),
+        "four guesses at one place": drafter(wide((4,)), recipe),
+        "the best tree of eight": drafter(tree_of_eight(), recipe),
         "staged: a draft with the text as its draft": Staged(
-            weights, Lookup(VOCABULARY, chain(2)), config, chain(4), "all_experts"
+            four.weights, Lookup(VOCABULARY, chain(2)), four.config, four.tree, four.send
         ),
         "the text as draft": Lookup(VOCABULARY, chain(4)),
     }
@@ -207,7 +200,7 @@ def lengths_at(batch: int) -> tuple[int, ...]:
 @cache
 def measured() -> dict[str, dict[str, dict[str, Any]]]:
     """Passes of all targets by name, measured once on this machine: "plain 16", "4 tokens at 16", or a form."""
-    digests = [recipes.digest(name) for name in (DRAFT, *(recipe for recipe, _, _ in TARGETS.values()))]
+    digests = [recipes.digest(name) for pair in TARGETS.values() for name in pair[:2]]
     question = f"speculated {digests} {TARGETS} {LENGTHS} {LONG_AT} {FOUR} {BATCHES} {PASSES} {RANKS} {ROOM}"
     return {name: once(f"{question} {name}", partial(_measure, name)) for name in TARGETS}
 
@@ -221,14 +214,16 @@ def once(question: str, answer: Callable[[], Any], *modules: str) -> Any:
 def _measure(name: str) -> dict[str, dict[str, Any]]:
     """Compile all programs, two at a time, and time one after the other."""
     with jax.enable_x64(False):
-        model = target(name)
+        model, draft = target(name), TARGETS[name][1]
         wanted: dict[str, Callable[[], Program]] = {}
         for batch in BATCHES:
             wanted[f"plain {batch}"] = partial(plain, model, batch)
             for length in lengths_at(batch):
-                wanted[f"{length} tokens at {batch}"] = partial(speculative, model, drafter(chain(length)), batch)
+                wanted[f"{length} tokens at {batch}"] = partial(
+                    speculative, model, drafter(chain(length), draft), batch
+                )
         if name == "dense":
-            wanted |= {form: partial(speculative, model, draft, 1) for form, draft in forms().items()}
+            wanted |= {form: partial(speculative, model, other, 1) for form, other in forms(draft).items()}
         with ThreadPoolExecutor(2) as pool:
             programs = dict(zip(wanted, pool.map(_in_single_precision, wanted.values()), strict=True))
         found = {}

@@ -36,8 +36,8 @@ from anatomy.train.data import VOCABULARY
 
 CODE = "speculated_laws"
 ALL = "all_experts"  # the dispatch that compiles fastest; what is counted does not depend on it
-DRAFTS = ("the text", "draft", "experts_1_0", "experts_16_0")  # for the target "experts_16_1": the last is as good
-JUDGE = "experts_16_1"
+JUDGE = "experts_16_0"  # a target, and drafts: one as large and as good, and one that it taught
+DRAFTS = ("the text", "draft", "experts_1_0", "experts_16_1", "distilled_16")
 ROWS, BEGUN = 32, 32  # texts of each domain, and tokens of each that are given
 RULES: dict[str, Rule] = {
     "exact": exact,

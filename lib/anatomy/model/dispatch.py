@@ -3,7 +3,7 @@
 A dispatch takes the tokens, their choices and the experts, and gives the weighted sum of what the chosen experts
 make of each token, and the share of choices that were dropped. `EXACT` says which never drop. Those that do must not
 serve: what a sequence gets would depend on its neighbours in the batch. `DEFAULT` is the fastest of each phase as
-`make bench` measures it.
+`make bench` measures it; in decoding few tokens go `one_by_one`.
 
 Axes as in `transformer`; k choices of a token, c places of an expert.
 """
@@ -205,6 +205,7 @@ DISPATCHES: dict[str, Dispatch] = {
     "in_buckets": in_buckets,
 }
 EXACT = frozenset(DISPATCHES) - {"by_capacity"}
+FEW = 8  # tokens that pass at once in decoding
 DEFAULT = {"training": "by_capacity", "prefill": "in_buckets", "decode": "in_buckets"}
 
 
@@ -216,6 +217,6 @@ def of_phase(phase: str, tokens: int) -> Dispatch:
     """
     if phase not in DEFAULT:
         raise ValueError(f"phase is {phase!r}; allowed: {', '.join(DEFAULT)}")
-    if phase == "decode" and tokens <= 2:
+    if phase == "decode" and tokens <= FEW:
         return one_by_one
     return DISPATCHES[DEFAULT[phase]]

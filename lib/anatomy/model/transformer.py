@@ -19,12 +19,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from anatomy.model import dispatch, routing
 from anatomy.model.config import Config
 from anatomy.model.dispatch import Dispatch, Experts
-from anatomy.specs.base import register
+from anatomy.specs.base import is_concrete, register
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,11 +228,10 @@ def forward(
         send: brings tokens to experts; see `dispatch`.
 
     Raises:
-        ValueError: a sequence has more tokens than the context, or than the cache has room for.
+        ValueError: a sequence has more tokens than the context or than the cache has room for, a token is beyond the
+            vocabulary, or the weights have another number of layers. Values are looked at where they are known.
     """
-    room, limit = (config.context, "Config.context") if cache is None else (cache.key.shape[2], "room of the cache")
-    if tokens.shape[1] > room:
-        raise ValueError(f"tokens of a sequence are {tokens.shape[1]}; allowed: at most {room}, the {limit}")
+    _check(config, weights, tokens, cache)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     if cache is not None:
         positions = positions + cache.length[:, None]
@@ -256,6 +256,22 @@ def forward(
     if cache is not None:
         cache = Cache(*held, cache.length + tokens.shape[1])
     return Output(logits, balance.mean(), z.mean(), dropped.mean(), load, cache)
+
+
+def _check(config: Config, weights: Weights, tokens: Int[Array, "B S"], cache: Cache | None) -> None:
+    """Refuse what `forward` cannot compute."""
+    layers = len(weights.blocks) if isinstance(weights.blocks, tuple) else len(weights.blocks.attention_norm)
+    if layers != config.layers:
+        raise ValueError(f"weights have {layers} layers; allowed: {config.layers}, Config.layers")
+    room, limit = config.context, "Config.context"
+    if cache is not None and cache.key.shape[2] < room:
+        room, limit = cache.key.shape[2], "room of the cache"
+    held = 0 if cache is None or not is_concrete(cache.length) else int(np.max(cache.length))
+    if held + tokens.shape[1] > room:
+        raise ValueError(f"tokens of a sequence are {held + tokens.shape[1]}; allowed: at most {room}, the {limit}")
+    if is_concrete(tokens) and ((wrong := (np.asarray(tokens) < 0) | (np.asarray(tokens) >= config.vocabulary)).any()):
+        token = np.asarray(tokens)[wrong][0]
+        raise ValueError(f"a token is {token}; allowed: 0 to {config.vocabulary - 1}, below Config.vocabulary")
 
 
 def empty_cache(config: Config, sequences: int, room: int | None = None) -> Cache:

@@ -86,7 +86,8 @@ class Training:
                 self._refuse(not right, field.name, f"a whole number at least {low}")
             elif field.type is float:
                 above = field.name in ("learning_rate", "clip")
-                check_number("Training", field.name, value, FINITE if above else AT_LEAST_NONE)
+                share = between(high=1) if field.name == "last" else AT_LEAST_NONE
+                check_number("Training", field.name, value, FINITE if above else share)
         self._refuse(self.dispatch not in dispatch.DISPATCHES, "dispatch", ", ".join(dispatch.DISPATCHES))
         self._refuse(self.batch % self.unit, "batch", f"a multiple of micro_batch ({self.unit})")
         self._refuse(self.batch_start % self.unit, "batch_start", f"a multiple of micro_batch ({self.unit})")
@@ -161,10 +162,13 @@ CLOCK = "seconds.json"  # beside the checkpoints
 
 
 def cross_entropy(
-    logits: Float[Array, "B S V"], targets: Int[Array, "B S"], mask: Float[Array, "B S"] | None = None
+    logits: Float[Array, "B S V"],
+    targets: Int[Array, "B S"] | Float[Array, "B S V"],
+    mask: Float[Array, "B S"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean loss of the next token in nats, over all tokens or over those of the mask."""
-    each = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    """Mean loss of the next token, or of its law, in nats, over all tokens or over those of the mask."""
+    known = targets.ndim < logits.ndim
+    each = (optax.softmax_cross_entropy_with_integer_labels if known else optax.softmax_cross_entropy)(logits, targets)
     return each.mean() if mask is None else (each * mask).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
@@ -174,10 +178,11 @@ def objective(
     weights: Weights,
     rows: Int[Array, "B length+1"],
     mask: Float[Array, "B length"] | None = None,
+    law: Float[Array, "B length V"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Loss that is minimised, and what is measured on the way."""
+    """Loss that is minimised, of the next tokens or of the law that a teacher gives them; and what is measured."""
     made = forward(config, weights, rows[:, :-1], send=dispatch.DISPATCHES[training.dispatch])
-    loss = cross_entropy(made.logits, rows[:, 1:], mask)
+    loss = cross_entropy(made.logits, rows[:, 1:] if law is None else law, mask)
     total = loss + config.layers * (training.balance * made.balance + training.z * made.z)
     measured = {"loss": loss, "balance": made.balance, "z": made.z, "dropped": made.dropped}
     return total, measured | {"load": made.load}
@@ -185,12 +190,16 @@ def objective(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def gradients(
-    config: Config, training: Training, weights: Weights, rows: Array, mask: Array | None = None
+    config: Config,
+    training: Training,
+    weights: Weights,
+    rows: Array,
+    mask: Array | None = None,
+    law: Array | None = None,
 ) -> tuple[Weights, dict[str, Array]]:
     """Gradients of the objective on some rows, and what was measured."""
-    (_, measured), made = jax.value_and_grad(lambda w: objective(config, training, w, rows, mask), has_aux=True)(
-        weights
-    )
+    of = lambda given: objective(config, training, given, rows, mask, law)  # noqa: E731
+    (_, measured), made = jax.value_and_grad(of, has_aux=True)(weights)
     return made, measured | {"square": optax.tree.norm(made, squared=True)}
 
 
@@ -228,9 +237,9 @@ def train(
     Args:
         config: of the model.
         training: how.
-        data: rows, and with a method `masks` also the tokens that the loss counts.
+        data: rows; with a method `masks` also the tokens that the loss counts, with `laws` what is learned of them.
         directory: for checkpoints; None for none.
-        maker: what the checkpoints belong to, such as the hash of a recipe.
+        maker: what the checkpoints belong to, such as the hash of a recipe; needed with a directory.
         start: weights to begin from, for fine-tuning; by default `init` with the seed.
         every: steps between checkpoints.
         progress: whether a bar shows tokens a second, loss and the share of choices that were dropped.
@@ -241,10 +250,12 @@ def train(
     Raises:
         TypeError, ValueError: the data ends too early, has longer rows than the context or tokens beyond the
             vocabulary; it has masks, and a batch is more than one unit, which would weigh alike whatever they count;
-            or `every` is no whole number of at least 1.
+            `every` is no whole number of at least 1; or there is a directory, and nothing says whose it is.
         FloatingPointError: the loss is no number.
     """
     check_arguments("train", between(1, whole=True), every=every)
+    if directory is not None and not maker:
+        raise ValueError("maker is ''; allowed with a directory: what tells its checkpoints from another training's")
     if hasattr(data, "masks") and training.unit != training.batch:
         raise ValueError(f"Training.micro_batch is {training.unit}; allowed with masks: batch ({training.batch})")
     batches = training.batches()
@@ -307,7 +318,8 @@ def accumulate(
         if (highest := rows.max()) >= config.vocabulary:
             raise ValueError(f"a token of the data is {highest}; allowed: below {config.vocabulary}, Config.vocabulary")
         mask = data.masks(begin, training.unit) if hasattr(data, "masks") else None
-        parts.append(gradients(config, training, weights, rows, mask))
+        law = data.laws(begin, training.unit) if hasattr(data, "laws") else None
+        parts.append(gradients(config, training, weights, rows, mask, law))
         if len(parts) > 1:
             parts = [added(*parts)]
     number = count // training.unit

@@ -24,11 +24,12 @@ from anatomy.model import Config
 from anatomy.train import checkpoint, loop, tokens
 from anatomy.train.cache import cache_directory, code_hash, kept
 from anatomy.train.data import DATA, EPOCHS, LENGTH, SWEEP_ROWS, TARGET_ROWS, VOCABULARY
+from anatomy.train.distillation import Distilled
 from anatomy.train.loop import Trained, Training
 
 CODE = {
     "model": ("config", "routing", "dispatch", "transformer"),
-    "train": ("loop", "corpus", "tokens", "instructions", "data"),
+    "train": ("loop", "corpus", "tokens", "instructions", "data", "distillation"),
 }
 HELD_OUT = 16_384  # tokens of each domain that losses are measured on
 LIBRARIES = ("jax", "jaxlib", "optax", "tokenizers")
@@ -44,6 +45,7 @@ class Recipe:
         training: how.
         data: a key of `data.DATA`.
         start: name of the recipe whose weights it begins with, or none.
+        teacher: name of the recipe whose law of the next token it learns in place of the token, or none.
     """
 
     about: str
@@ -51,6 +53,7 @@ class Recipe:
     training: Training
     data: str = "mixture"
     start: str | None = None
+    teacher: str | None = None
 
 
 GPT = Config(vocabulary=VOCABULARY, context=LENGTH)  # the article's 16 experts, 2 of them used, and one key head
@@ -59,6 +62,7 @@ SMALL = Config(
 )  # a sweep in minutes
 SWEEP = Training(steps=SWEEP_ROWS // 16, batch=16, learning_rate=4e-3, z=0.0)
 TUNING = Training(steps=64, batch=16, learning_rate=1e-3, warm_up=4, z=0.0)
+DISTILLING = {"steps": 480, "learning_rate": 4e-3, "warm_up": 20}
 SEEDS = (0, 1, 2)
 EXPERTS = (1, 4, 16, 64)
 ROUTERS = {"hash": "the hash of a token chooses them", "expert_choice": "experts choose tokens"}
@@ -70,13 +74,18 @@ HEADS = {
 
 
 def sweep(
-    about: str, config: Config = SMALL, data: str = "short", start: str | None = None, **changes: object
+    about: str,
+    config: Config = SMALL,
+    data: str = "short",
+    start: str | None = None,
+    teacher: str | None = None,
+    **changes: object,
 ) -> Recipe:
     """A small training on as many tokens as all others, or a tuning of what it left."""
     training = dataclasses.replace(TUNING if start else SWEEP, **changes)
     if config.experts == 1:
         training = dataclasses.replace(training, dispatch="all_experts")
-    return Recipe(about=about, config=config, training=training, data=data, start=start)
+    return Recipe(about=about, config=config, training=training, data=data, start=start, teacher=teacher)
 
 
 def with_experts(experts: int) -> Config:
@@ -126,15 +135,31 @@ RECIPES: dict[str, Recipe] = {
         for n in EXPERTS
         for seed in SEEDS
     },
+    # Neither has a choice to balance.
     **{
-        f"router_{router}": sweep(f"16 experts; {how}.", SMALL.replace(router=router))
+        f"router_{router}": sweep(f"16 experts; {how}.", SMALL.replace(router=router), balance=0.0)
         for router, how in ROUTERS.items()
     },
+    # Drafts.
+    "distilled_1": sweep(
+        "Dense, taught by the dense model of another seed.",
+        with_experts(1),
+        start="experts_1_1",
+        teacher="experts_1_0",
+        **DISTILLING,
+    ),
+    "distilled_16": sweep(
+        "Dense, taught by 16 experts.",
+        with_experts(1),
+        start="experts_1_0",
+        teacher="experts_16_0",
+        **DISTILLING,
+    ),
     "unbalanced": sweep("16 experts without the loss that balances them.", balance=0.0),
     # The same rows in other batches; rates go by the square root of the batch.
     "batch_4": sweep("Batches of 4 rows.", steps=960, batch=4, learning_rate=2e-3, warm_up=80),
     "batch_64": sweep("Batches of 64 rows.", steps=60, batch=64, micro_batch=16, learning_rate=8e-3, warm_up=5),
-    "ramp": sweep("A batch that grows from 4 rows to 16.", steps=385, batch_start=4, ramp=1600),
+    "ramp": sweep("A batch that grows from 4 rows to 16.", steps=385, batch_start=4, ramp=1600, warm_up=80),
     **{f"epochs_{n}": sweep(f"{n} epochs of a part of the data.", data=f"epochs_{n}") for n in EPOCHS},
     # Half the rows of twice the length.
     **{
@@ -162,7 +187,7 @@ def measuring() -> str:
 
 
 def digest(name: str) -> str:
-    """Hash of a recipe, of what it starts from, and of the code.
+    """Hash of a recipe, of what it starts from and learns from, and of the code.
 
     Raises:
         ValueError: there is no such recipe.
@@ -170,8 +195,8 @@ def digest(name: str) -> str:
     if name not in RECIPES:
         raise ValueError(f"recipe is {name!r}; allowed: {', '.join(RECIPES)}")
     recipe = dataclasses.replace(RECIPES[name], about="")
-    start = digest(recipe.start) if recipe.start else ""
-    return hashlib.sha256(f"{recipe} {start} {code()}".encode()).hexdigest()[:16]
+    others = [digest(other) for other in (recipe.start, recipe.teacher) if other]
+    return hashlib.sha256(f"{recipe} {others} {code()}".encode()).hexdigest()[:16]
 
 
 def place(name: str) -> Path:
@@ -193,9 +218,11 @@ def trained(name: str, progress: bool = True) -> Trained:
             weights = jax.tree.map(jnp.asarray, found[1].weights)
             rows = {"rows": recipe.training.batches().astype(float)}
             return Trained(recipe.config, weights, dict(found[1].history) | rows)
-        return loop.train(
-            recipe.config, recipe.training, DATA[recipe.data](), directory, digest(name), start, progress=progress
-        )
+        data = DATA[recipe.data]()
+        if recipe.teacher:
+            data = Distilled(data, *trained(recipe.teacher, progress)[:2])
+        every = min(50, max(recipe.training.steps // 4, 1))
+        return loop.train(recipe.config, recipe.training, data, directory, digest(name), start, every, progress)
 
 
 def seconds(name: str) -> float:
