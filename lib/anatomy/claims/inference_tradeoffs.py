@@ -5,7 +5,7 @@ from anatomy.claims.finding import Evidence, Finding, compare, decide, uncheckab
 from anatomy.claims.inference_infrastructure import CONTEXT, SERVING, machine, model, room, served
 from anatomy.claims.ledger import Claim, check
 from anatomy.claims.record import record
-from anatomy.cost.inference.memory import held_weights
+from anatomy.cost.inference.memory import held_weights, largest_batch
 from anatomy.cost.inference.steps import Pass, decode, overheads, prefill
 from anatomy.cost.routing import experts_touched
 from anatomy.specs import Serving, architecture, chip, cluster
@@ -16,10 +16,13 @@ FAST, SLOW = 1000.0, 250.0  # words a minute that the original counts with
 WORD = 2.0  # tokens, as its figures imply
 
 
-def box(sequences: float, weight_bytes: float = 1.0, context: float = 100.0) -> Pass:
-    """A decode step of a dense 175B on eight H100 with weights and arithmetic of so many bytes."""
-    plan = Serving(tensor=8.0, weight_bytes=weight_bytes, activation_bytes=weight_bytes)
-    return decode(architecture(DENSE), plan, cluster(H100, 1), overheads("hopper"), sequences, context)
+BOX = Serving(tensor=8.0, weight_bytes=1.0, activation_bytes=1.0)  # eight chips, 8 bits
+SHORT = 100.0  # tokens in the cache
+
+
+def box(sequences: float) -> Pass:
+    """A decode step of a dense 175B on eight H100 with weights and arithmetic in 8 bits, and a short context."""
+    return decode(architecture(DENSE), BOX, cluster(H100, 1), overheads("hopper"), sequences, SHORT)
 
 
 @check("inf.ft_bad")
@@ -70,7 +73,7 @@ def three(claim: Claim) -> Finding:
 @check("inf.latency")
 def phases(claim: Claim) -> Finding:
     """Seconds a token of prefill against decode."""
-    plan = SERVING.replace(micro_batches=1.0)
+    plan = SERVING.replace(micro_batches=1.0, cache_by_sequence=0.0)  # one user's cache is not split by sequences
     read = prefill(model(), plan, machine(), overheads("ampere"), 1.0, 2048.0)
     write = served(1.0, plan=plan)
     ratio = float(write.seconds) / (float(read.seconds) / 2048)
@@ -124,15 +127,15 @@ def utilisation(claim: Claim) -> Finding:
 @check("inf.balance")
 def balance(claim: Claim) -> Finding:
     """Share of a decode step that goes into reading and into arithmetic."""
-    apart = [box(n) for n in (1.0, 4096.0)]
+    most = float(largest_batch(architecture(DENSE), BOX, chip(H100).memory, SHORT))
+    apart = [box(n) for n in (1.0, most)]
     reads = [float((made.weights + made.cache) / made.seconds) for made in apart]
     return decide(
         claim,
         reads[0] > 0.5 > reads[1],
-        f"Reading weights and cache is {reads[0]:.0%} of a step for one user and {reads[1]:.0%} with 4,096: between "
-        "lies "
-        "the balance. Two things more weigh in: messages between chips, and the cache, whose reads a larger batch does "
-        "not share.",
+        f"Reading weights and cache is {reads[0]:.0%} of a step for one user and {reads[1]:.0%} with the {most:,.0f} "
+        "that fit: between lies the balance. Two things more weigh in: messages between chips, and the cache, "
+        "whose reads a larger batch does not share.",
         value=reads[0],
         unit="share",
         evidence=Evidence.COST_MODEL,
