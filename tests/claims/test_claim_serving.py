@@ -3,6 +3,7 @@
 import jax
 import pytest
 from anatomy.claims import inference_cost, inference_tradeoffs
+from anatomy.claims.architecture import printed
 from anatomy.claims.finding import Verdict
 from anatomy.claims.ledger import get
 from anatomy.claims.record import record
@@ -43,6 +44,16 @@ def test_the_price_on_a100_is_that_of_the_rent(monkeypatch):
         dear = inference_cost.on_a100(claim)
     assert found.verdict == Verdict.CONDITIONAL and dear.verdict == Verdict.OFF
     assert dear.value / found.value == pytest.approx(4.10 / 1.36)
+
+
+def test_a_batch_for_which_an_h100_has_the_memory_meets_its_price_without_fp8():
+    hour, asked = printed("train.h100_price"), printed("cost.h100")
+    with jax.enable_x64(True):
+        batch = inference_cost.batch_for(asked, inference_cost.H100, hour, 2.0)
+        assert inference_cost.per_thousand(inference_cost.H100, hour, 2.0, batch) == pytest.approx(asked)
+        assert inference_cost.BATCH < batch < inference_cost.most(inference_cost.H100, 2.0)
+        found = inference_cost.on_h100(get("cost.h100"))
+    assert f"FP16 with {batch:,.0f}" in found.assumes[0]
 
 
 def test_reads_must_dominate_for_one_user_where_arithmetic_is_next_to_nothing(monkeypatch):

@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 from anatomy.claims.architecture import printed
 from anatomy.claims.finding import Evidence, Finding, compare, decide, uncheckable
-from anatomy.claims.inference_infrastructure import SERVING, served
+from anatomy.claims.inference_infrastructure import SERVING, model, room, served
 from anatomy.claims.ledger import Claim, check
 from anatomy.claims.record import record
 from anatomy.cost.inference.day import Day, daily_load, day
@@ -49,9 +50,28 @@ def chip_seconds(made: Pass) -> float:
 
 def per_thousand(key: str, chip_hour: float, weight_bytes: float, sequences: float = BATCH) -> float:
     """Dollars for 1,000 tokens of output on the article's cluster."""
-    plan = SERVING.replace(weight_bytes=weight_bytes, activation_bytes=weight_bytes)
-    made = served(sequences, key, HALF_FULL, plan)
+    made = served(sequences, key, HALF_FULL, of_width(weight_bytes))
     return float(made.dollars_per_million(chip_hour)) / 1e3
+
+
+def of_width(weight_bytes: float) -> Serving:
+    """The article's layout with weights and arithmetic of so many bytes."""
+    return SERVING.replace(weight_bytes=weight_bytes, activation_bytes=weight_bytes)
+
+
+def most(key: str, weight_bytes: float) -> float:
+    """Sequences that fit on the article's cluster."""
+    return room(model(), of_width(weight_bytes), key, HALF_FULL)
+
+
+def batch_for(dollars: float, key: str, chip_hour: float, weight_bytes: float) -> float:
+    """Sequences in flight at which 1,000 tokens of output cost so many dollars.
+
+    Raises:
+        ValueError: no batch that fits makes them so cheap, or the least one does already.
+    """
+    low, high = float(SERVING.micro_batches), most(key, weight_bytes)
+    return brentq(lambda n: per_thousand(key, chip_hour, weight_bytes, n) - dollars, low, high)
 
 
 def tokens_implied(key: str, dollars: float, chip_hour: float) -> float:
@@ -138,17 +158,20 @@ def on_a100(claim: Claim) -> Finding:
 
 @check("cost.h100")
 def on_h100(claim: Claim) -> Finding:
-    """The same on H100, in FP16 and FP8."""
+    """The same on H100, in FP16 and FP8, and the batch at which FP16 would do."""
     hour = printed("train.h100_price")
     wide, narrow = (per_thousand(H100, hour, width) for width in (2.0, 1.0))
+    larger = batch_for(printed("cost.h100"), H100, hour, 2.0)
     return compare(
         claim,
         narrow,
-        f"At the article's ${hour:.0f} for an H100-hour, 1,000 tokens cost ${wide:.4f} in FP16 and ${narrow:.4f} in "
-        "FP8. "
-        "The printed price is that of FP8, while the price for A100 is that of FP16: the A100 has no FP8, but int8 "
-        f"would bring it to ${per_thousand(A100, a100_hour(), 1.0):.4f} too.",
-        condition=f"FP8, {BATCH:,.0f} sequences, one key head, and ${hour:.0f} for an H100-hour",
+        f"At the article's ${hour:.0f} for an H100-hour and {BATCH:,.0f} sequences, 1,000 tokens cost ${wide:.4f} in "
+        f"FP16 and ${narrow:.4f} in FP8. So at an equal batch the printed price is that of FP8, while the price for "
+        "A100 is that of FP16: the A100 has no FP8, but int8 would bring it to "
+        f"${per_thousand(A100, a100_hour(), 1.0):.4f} too. But an H100 has twice the memory. In FP16 "
+        f"{most(H100, 2.0):,.0f} sequences fit, and {larger:,.0f} of them meet the printed price in FP16 alone.",
+        condition=f"one key head, ${hour:.0f} for an H100-hour, and FP8 with {BATCH:,.0f} sequences, or FP16 with "
+        f"{larger:,.0f}",
         evidence=Evidence.COST_MODEL,
         tolerance=0.15,
     )
@@ -164,11 +187,12 @@ def ratio(claim: Claim) -> Finding:
     return compare(
         claim,
         mixed,
-        "4.67 follows from the two prices if an H100-hour costs twice an A100-hour. By the cost model an H100 in "
-        "FP8 has "
-        f"{mixed:.1f} times the tokens of an A100 in FP16; in the same precision {alike[0]:.1f} and {alike[1]:.1f} "
-        "times, as its memory is 2.2 times as fast. It "
-        f"agrees with the printed prices if an A100-hour costs ${hour:.2f}, still at $2 for the H100.",
+        "4.67 follows from the two prices if an H100-hour costs twice an A100-hour. By the cost model an H100 in FP8 "
+        f"has, at an equal batch of {BATCH:,.0f}, {mixed:.1f} times the tokens of an A100 in FP16; in the same "
+        f"precision {alike[0]:.1f} and {alike[1]:.1f} times, as its memory is 2.2 times as fast. It agrees with the "
+        f"printed prices if an A100-hour costs ${hour:.2f}, still at $2 for the H100. A larger batch, for which an "
+        "H100 has the memory, would do as well as the narrower format.",
+        condition=f"FP8 on H100, FP16 on A100, and {BATCH:,.0f} sequences on both",
         evidence=Evidence.COST_MODEL,
     )
 
