@@ -1,10 +1,13 @@
 """One environment, written down four times: what is asked for, what is locked, for conda, and for citing."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
 import anatomy
+import jax
 import pytest
 import yaml
 from packaging.markers import Marker, default_environment
@@ -103,3 +106,18 @@ def test_what_runs_the_tests_is_what_is_locked():
     for pin in PINS:
         if pin.name in ("jax", "jaxlib", "jupyter-book", "sphinx", "hypothesis", "pytest"):
             assert Version(installed(pin.name)) == version(pin), pin.name
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_what_make_sets_for_jax_exists_and_benchmarks_compile_anew(tmp_path):
+    asked = "show bench:\n\t@env\n"
+    text = re.sub(r"^bench: \$.*\n\t.*\n", asked, (ROOT / "Makefile").read_text("utf-8"), flags=re.MULTILINE)
+    (tmp_path / "Makefile").write_text(text, "utf-8")
+    told = {}
+    for target in ("show", "bench"):
+        said = subprocess.check_output(["make", target], cwd=tmp_path, text=True)
+        told[target] = dict(re.findall(r"^(JAX_\w+)=(.*)$", said, re.MULTILINE))
+    assert "JAX_COMPILATION_CACHE_DIR" in told["show"]
+    assert {name.lower() for name in told["bench"]} <= set(jax.config.values)
+    assert told["bench"]["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+    assert "JAX_ENABLE_COMPILATION_CACHE" not in told["show"]

@@ -88,6 +88,20 @@ def test_foreign_files_are_refused_with_the_reason(tmp_path, state):
         assert checkpoint.latest(tmp_path, state, "mine")[0] == 1
 
 
+def test_later_files_that_cannot_be_used_do_not_cost_what_is_written(tmp_path, state):
+    for step in (6, 7):  # of another maker
+        save_file({"x": np.zeros(3)}, tmp_path / f"step-0000000{step}.safetensors")
+    for step in (8, 9):
+        path = checkpoint.save(tmp_path, step, state, "mine")
+        path.write_bytes(path.read_bytes()[:-1])
+    for step in (1, 2, 3):
+        assert checkpoint.save(tmp_path, step, state, "mine").exists()
+        with pytest.warns(UserWarning, match="checkpoint not used"):
+            assert checkpoint.latest(tmp_path, state, "mine")[0] == step
+    mine = [path for path in checkpoint.newest_first(tmp_path) if path.name < "step-00000006"]
+    assert [path.name for path in mine] == ["step-00000003.safetensors", "step-00000002.safetensors"]
+
+
 def test_a_foreign_file_of_a_type_that_numpy_lacks_is_refused(tmp_path, state):
     checkpoint.save(tmp_path, 1, state, "mine")
     eights = np.zeros(3, ml_dtypes.float8_e4m3fn)

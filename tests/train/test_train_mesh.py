@@ -1,11 +1,13 @@
 """Training on meshes: every layout the same losses, and layouts that cannot work refused."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy.model import Config, init
-from anatomy.specs import Plan
+from anatomy.specs import Plan, Recompute
 from anatomy.train import mesh as meshes
 from anatomy.train.loop import Training
 from anatomy.train.mesh.run import Run, in_processes, in_subprocess, on_mesh, on_one_device
@@ -16,6 +18,7 @@ CONFIG = {
     "experts": 4, "top_k": 2, "context": 16,
 }  # fmt: skip
 SEQUENCES, STEPS = 16, 3
+planned = partial(Plan, recompute=float(Recompute.FULL))  # every layer again, as all of them do
 # A global micro-batch is four sequences in all of them, so that the routers' losses are the same sums.
 PLANS = [
     {"micro_batch": 4},
@@ -29,8 +32,8 @@ PLANS = [
 ]
 
 
-def run_of(plan: dict, steps: int = STEPS) -> Run:
-    return Run(Config(**CONFIG), Plan(**plan), SEQUENCES, steps)
+def run_of(plan: dict, steps: int = STEPS, **model) -> Run:
+    return Run(Config(**CONFIG | model), planned(**plan), SEQUENCES, steps)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,23 @@ def test_every_mesh_gives_the_losses_of_one_device(alone):
         check(made, alone)
 
 
+OTHERS = {
+    "key heads split, ZeRO 3 with tensor ways": (
+        {"micro_batch": 2, "data": 2, "tensor": 2, "pipeline": 2, "zero": 3}, {"kv_heads": 2},
+    ),
+    "dense": ({"micro_batch": 2, "data": 2, "tensor": 2, "zero": 1}, {"experts": 1, "top_k": 1}),
+    "one choice": ({"micro_batch": 2, "data": 2, "expert": 2, "tensor": 2}, {"top_k": 1}),
+    "hash": ({"micro_batch": 2, "data": 2, "expert": 2, "zero": 1}, {"router": "hash"}),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_other_models_give_the_losses_of_one_device():
+    runs = [run_of(plan, **model) for plan, model in OTHERS.values()]
+    for run, made in zip(runs, in_subprocess(runs), strict=True):
+        check(made, on_one_device(run))
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_losses_of_one_device(alone):
     for (made,) in in_processes([run_of({"micro_batch": 2, "data": 2, "pipeline": 2, "zero": 1})], 2):
@@ -71,7 +91,7 @@ def test_two_processes_give_the_losses_of_one_device(alone):
 def test_the_layout_of_the_article():
     """8 tensor ways and 15 stages on 120 devices, 120 layers, experts on the tensor ways."""
     config = Config(**CONFIG | {"layers": 120, "d_model": 16, "heads": 8, "head_dim": 4, "context": 8})
-    run = Run(config, Plan(tensor=8, pipeline=15, zero=1), 15, 2)
+    run = Run(config, planned(tensor=8, pipeline=15, zero=1), 15, 2)
     assert run.devices == 120
     (made,) = in_subprocess([run])
     check(made, on_one_device(run))
@@ -131,28 +151,28 @@ def test_the_timetable_is_a_pipeline(gpipe, p, m):
         ({"micro_batch": 5}, "16 sequences are no whole micro-batches of 5 on 1 replicas"),
         ({"zero": 2}, "ZeRO 2 does not run here; allowed: 0, 1, 3"),
         ({"chunks": 2}, "chunks of 2 does not run here; allowed: 1"),
-        ({"recompute": 2}, "recompute of 2 does not run here; allowed: 0"),
+        ({"recompute": 0}, "recompute of 0 does not run here; allowed: 2"),
         ({"overlap": 0.5}, "overlap of 0.5 does not run here; allowed: 0"),
     ],
 )
 def test_plans_that_cannot_be_run_are_refused_with_the_reason(plan, words):
-    assert words in meshes.problems(Config(**CONFIG), Plan(**plan), SEQUENCES, 8)
+    assert words in meshes.problems(Config(**CONFIG), planned(**plan), SEQUENCES, 8)
 
 
 def test_good_plans_are_not_refused():
     for plan in PLANS:
-        assert meshes.problems(Config(**CONFIG), Plan(**plan), SEQUENCES, 8) == []
+        assert meshes.problems(Config(**CONFIG), planned(**plan), SEQUENCES, 8) == []
 
 
 @pytest.mark.parametrize("sequences", [0, -4])
 def test_a_step_without_sequences_is_refused(sequences):
     words = f"{sequences} sequences are no whole micro-batches of 1 on 1 replicas"
-    assert meshes.problems(Config(**CONFIG), Plan(), sequences, 8) == [words]
+    assert meshes.problems(Config(**CONFIG), planned(), sequences, 8) == [words]
 
 
 def test_widths_that_do_not_split_are_refused():
     config = Config(**CONFIG | {"d_ff": 18, "vocabulary": 66, "heads": 4, "kv_heads": 2})
-    found = meshes.problems(config, Plan(tensor=4), SEQUENCES, 8)
+    found = meshes.problems(config, planned(tensor=4), SEQUENCES, 8)
     assert found == [
         "2 key and value heads do not split 4 ways; 1 would be copied",
         "d_ff of 18 does not split 4 ways",
@@ -161,7 +181,7 @@ def test_widths_that_do_not_split_are_refused():
 
 
 def test_a_step_is_not_made_for_a_plan_that_cannot_be_run():
-    config, plan = Config(**CONFIG), Plan(pipeline=1, micro_batch=3)
+    config, plan = Config(**CONFIG), planned(pipeline=1, micro_batch=3)
     with pytest.raises(ValueError, match="the plan cannot be run: 16 sequences are no whole micro-batches of 3"):
         meshes.make_step(config, Training(steps=1), plan, meshes.make_mesh(plan), SEQUENCES)
     with pytest.raises(ValueError, match="the plan needs 64 devices; there are"):
@@ -169,7 +189,7 @@ def test_a_step_is_not_made_for_a_plan_that_cannot_be_run():
 
 
 def test_what_does_not_belong_to_a_step_is_refused():
-    config, plan = Config(**CONFIG), Plan(micro_batch=4)
+    config, plan = Config(**CONFIG), planned(micro_batch=4)
     mesh = meshes.make_mesh(plan)
     with pytest.raises(ValueError, match=r"make_step.factor is 0; allowed: a finite number above 0"):
         meshes.make_step(config, Training(steps=1), plan, mesh, SEQUENCES, 0.0)
@@ -182,3 +202,17 @@ def test_what_does_not_belong_to_a_step_is_refused():
     for shape in ((SEQUENCES // 2, 17), (SEQUENCES, 18), (SEQUENCES, 1), (SEQUENCES,)):
         with pytest.raises(ValueError, match=r"rows of the step have shape .*; allowed: 16 rows of 2 to 17 tokens"):
             made.step(weights, state, np.zeros(shape, np.int32))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"dispatch": "ragged"}, r"make_step.factor is 1.25; allowed with ragged: 2 and more"),
+        ({"batch_start": 4, "ramp": 32}, r"Training.ramp is 32; allowed on a mesh: 0"),
+        ({"micro_batch": 8}, r"Training.micro_batch is 8; allowed: 0 or the plan's 4"),
+    ],
+)
+def test_a_training_that_a_mesh_would_not_do_is_refused(changes, words):
+    config, plan = Config(**CONFIG), planned(micro_batch=4)
+    with pytest.raises(ValueError, match=words):
+        meshes.make_step(config, Training(steps=1, **changes), plan, meshes.make_mesh(plan), SEQUENCES)

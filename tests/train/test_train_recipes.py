@@ -123,3 +123,12 @@ def test_the_sweep_is_on_an_equal_footing():
         active[experts] = float(recipe.config.architecture.parameters.active)
     routers = 2 * 96 * 64  # of the largest
     assert max(active.values()) - min(active.values()) <= routers
+
+
+def test_the_code_that_sweeps_are_tuned_to_is_new_to_them():
+    seen = {row.tobytes() for row in data.DATA["short"]().rows(0, data.SWEEP_ROWS)[0]}
+    count = len(data.unseen_code().numbers)
+    rows, labels = data.DATA["unseen_code"]().rows(0, count)
+    assert set(labels) == {data.mixture(data.LENGTH // 2).domains.index("code")}
+    assert len({row.tobytes() for row in rows}) == count
+    assert not seen & {row.tobytes() for row in rows}

@@ -6,12 +6,13 @@ import math
 import subprocess
 import sys
 from fractions import Fraction
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import pytest
 from anatomy.model import Config
-from anatomy.specs import Plan
+from anatomy.specs import Plan, Recompute
 from anatomy.validate import closed_forms, compiled, hlo
 from anatomy.validate.compiled import CASES, Case, Row
 from anatomy.validate.hlo import Collective
@@ -164,12 +165,13 @@ def test_collectives_of_a_program_that_was_compiled():
 ODD = Config(
     vocabulary=22, layers=2, d_model=10, heads=2, kv_heads=2, head_dim=6, d_ff=14, experts=4, top_k=2, context=12
 )
+planned = partial(Plan, recompute=float(Recompute.FULL))
 USUAL = CASES[:3]
 LARGE = (
     *CASES[3:],
-    Case("odd widths, ZeRO 3", ODD, Plan(data=4, zero=3), 4),
-    Case("odd widths, ZeRO 1", ODD, Plan(data=4, tensor=2, zero=1, micro_batch=2), 16),
-    Case("one layer a stage, no ZeRO, one choice", ODD.replace(top_k=1), Plan(data=4, pipeline=2, expert=2), 8),
+    Case("odd widths, ZeRO 3", ODD, planned(data=4, zero=3), 4),
+    Case("odd widths, ZeRO 1", ODD, planned(data=4, tensor=2, zero=1, micro_batch=2), 16),
+    Case("one layer a stage, no ZeRO, one choice", ODD.replace(top_k=1), planned(data=4, pipeline=2, expert=2), 8),
 )
 
 
@@ -273,20 +275,20 @@ def test_a_wrong_expectation_is_seen(usual):
 
 def test_arrays_of_one_device_are_the_parameters_of_the_architecture():
     for config in (ODD, CASES[0].config, CASES[-1].config):
-        held = closed_forms.arrays(Case("", config, Plan(), 1))
+        held = closed_forms.arrays(Case("", config, planned(), 1))
         assert sum(one.whole for one in held.values()) == config.architecture.parameters.total
 
 
 def test_routers_that_change_nothing_are_refused():
     with pytest.raises(ValueError, match="router is 'hash' of 4 experts; allowed: 'top_k' of at least 2"):
-        compiled.compare(Case("", ODD.replace(router="hash"), Plan(), 4))
+        compiled.compare(Case("", ODD.replace(router="hash"), planned(), 4))
     with pytest.raises(ValueError, match="router is 'top_k' of 1 experts"):
-        compiled.compare(Case("", ODD.replace(experts=1, top_k=1), Plan(), 4))
+        compiled.compare(Case("", ODD.replace(experts=1, top_k=1), planned(), 4))
 
 
 def test_a_plan_that_cannot_be_run_is_named_by_the_process():
     with pytest.raises(RuntimeError, match="not compiled: ValueError: the plan cannot be run: 2 layers do not split"):
-        compiled.in_subprocess([Case("", ODD, Plan(pipeline=3), 4)])
+        compiled.in_subprocess([Case("", ODD, planned(pipeline=3), 4)])
 
 
 # From the command line.

@@ -29,7 +29,9 @@ ABANDONED = 600.0  # seconds after which a file half written is of a run that wa
 
 
 def save(directory: Path, step: int, tree: Any, maker: str) -> Path:
-    """Write a tree of arrays, atomically, and remove all but the newest checkpoints.
+    """Write a tree of arrays, atomically, and remove older checkpoints but the one before.
+
+    Later ones stay: they may be unusable, and what is written now is not.
 
     Args:
         directory: made if it is not there.
@@ -50,7 +52,8 @@ def save(directory: Path, step: int, tree: Any, maker: str) -> Path:
             if time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
     write_atomically(path, save_arrays(arrays, {"maker": maker, "step": str(int(step)), "sha256": digest(arrays)}))
-    for old in newest_first(directory)[KEPT:]:
+    up_to_now = [each for each in newest_first(directory) if each <= path]
+    for old in up_to_now[KEPT:]:
         old.unlink(missing_ok=True)  # another process that trains the same may have removed it
     return path
 

@@ -5,8 +5,8 @@ A mesh has four axes. `pipeline` splits the layers into stages and `tensor` ever
 Each device runs the same program:
 
 - A stage passes micro-batches in the order of GPipe (huang2019gpipe) or 1F1B (narayanan2021megatron). Of each it
-  keeps what its layers read, and computes every layer again in the backward pass: full recomputation
-  (korthikanti2023reducing).
+  keeps what its layers read, and computes every layer again in the backward pass: full recomputation, which plans
+  have to ask for (korthikanti2023reducing).
 - Experts are reached by all-to-all (lepikhin2021gshard).
 - Gradients are summed once a step. With ZeRO 1 they are scattered, each replica updates its part, and the weights
   are gathered (rajbhandari2020zero). With ZeRO 3 a layer's weights are scattered too, and gathered when it runs.

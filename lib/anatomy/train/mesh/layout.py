@@ -13,10 +13,11 @@ from jaxtyping import Array
 
 from anatomy.model import Block, Config, Weights
 from anatomy.model.dispatch import Experts
-from anatomy.specs import Plan
+from anatomy.specs import Plan, Recompute
 
 AXES = ("data", "pipeline", "tensor", "expert")
 REPLICAS = ("data", "expert")
+ONLY = {"recompute": float(Recompute.FULL)}  # where a field of plans has one value here that is not its default
 
 
 class Ways(NamedTuple):
@@ -72,7 +73,7 @@ def problems(config: Config, plan: Plan, sequences: int, devices: int) -> list[s
         (config.router != "expert_choice", "expert choice looks at the tokens of all replicas"),
     )
     unknown = [field for field in dataclasses.fields(plan) if field.name not in Ways._fields]
-    unknown = [(field.name, getattr(plan, field.name), field.default) for field in unknown]
+    unknown = [(field.name, getattr(plan, field.name), ONLY.get(field.name, field.default)) for field in unknown]
     return [words for right, words in rules if not right] + [
         f"{name} of {value:g} does not run here; allowed: {only:g}" for name, value, only in unknown if value != only
     ]

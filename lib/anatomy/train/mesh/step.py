@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from anatomy.model import Config, Weights
+from anatomy.model import Config, Weights, dispatch
 from anatomy.specs import Plan
 from anatomy.specs.base import FINITE, check_arguments
 from anatomy.train.loop import Training
@@ -94,8 +94,9 @@ def make_step(
 
     Args:
         config: of the model.
-        training: losses and optimizer; its batch is not used.
-        plan: ways, order of passes (`gpipe` or 1F1B) and ZeRO; every layer is computed again.
+        training: losses and optimizer; its batch is not used, and experts are always reached by all-to-all.
+        plan: ways, order of passes (`gpipe` or 1F1B) and ZeRO; every layer is computed again, and the plan has to
+            say so.
         mesh: of `make_mesh`, or any other with its axes and as many devices along each.
         sequences: of a step; micro-batch j is the j-th of equal parts of them.
         factor: places of an expert over its even share; E / k and more never drops.
@@ -106,13 +107,25 @@ def make_step(
         the context.
 
     Raises:
-        TypeError, ValueError: the plan cannot be run, the message says why; the mesh is that of another plan; or the
-            factor is not above 0.
+        TypeError, ValueError: the plan cannot be run, the message says why; the mesh is that of another plan; the
+            factor is not above 0, or lets choices be dropped though the training's dispatch is exact; or the training
+            has a ramp, or passes other rows at once than the plan does.
     """
     check_arguments("make_step", FINITE, factor=factor)
     if wrong := problems(config, plan, sequences, mesh.size):
         raise ValueError(f"the plan cannot be run: {'; '.join(wrong)}")
     way, specs = ways(plan), layout(config, ways(plan))
+    exact, room, at_once = (
+        training.dispatch in dispatch.EXACT,
+        config.experts / config.top_k,
+        way.replicas * way.micro_batch,
+    )
+    if exact and factor < room:
+        raise ValueError(f"make_step.factor is {factor:g}; allowed with {training.dispatch}: {room:g} and more")
+    if training.ramp:
+        raise ValueError(f"Training.ramp is {training.ramp}; allowed on a mesh: 0")
+    if training.micro_batch not in (0, at_once):
+        raise ValueError(f"Training.micro_batch is {training.micro_batch}; allowed: 0 or the plan's {at_once}")
     if dict(mesh.shape) != (planned := dict(zip(AXES, way[:4], strict=True))):
         raise ValueError(f"mesh is {dict(mesh.shape)}; allowed: {planned}, that of the plan")
     micro_batches = sequences // (way.replicas * way.micro_batch)
