@@ -187,6 +187,8 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(bpe, text, tmp_path,
         ({"every": 0}, "train.every is 0; allowed: a whole number at least 1"),
         ({"text_rows": 2}, "train.text_rows is 2; allowed"),
         ({"config": CONFIG.replace(vocabulary=1000)}, "tokenizer has 1024 tokens; allowed: at most 1000"),
+        ({"training": dataclasses.replace(SHORT, batch_start=1, ramp=8)}, "Training.batch_start is 1; allowed: 0, for"),
+        ({"training": dataclasses.replace(SHORT, micro_batch=1)}, "Training.micro_batch is 1; allowed: 0, for"),
     ],
 )
 def test_what_cannot_be_trained_is_named(bpe, text, changes, words):
