@@ -7,6 +7,7 @@ from anatomy.claims import vision as article
 from anatomy.claims.architecture import printed
 from anatomy.train import image_loader
 from anatomy.train.vision import reading
+from anatomy.train.vision import recipes as seers
 
 
 def loading() -> dict[str, Any]:
@@ -34,6 +35,7 @@ def accuracy(found: dict[str, Any]) -> dict[str, Any]:
         "linear_cut": found["linear_cut"],
         "scratch": found["vision_scratch"],
         "text": found["vision"]["text"],
+        "text_alone": found["text_alone"]["text"],
         "tokens": found["tokens"],
     }
 
@@ -43,4 +45,5 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "image_loader", loading()
     found = reading.results()
     yield "vision_accuracy", accuracy(found)
-    yield "vision_training", {"value": sum(found["seconds"].values()), "unit": "seconds", **found["seconds"]}
+    seconds = {name: seers.seconds(name) for name in seers.RECIPES}
+    yield "vision_training", {"value": sum(seconds.values()), "unit": "seconds", **seconds}

@@ -48,10 +48,20 @@ def test_files_are_smaller_than_pixels_and_larger_than_text():
     assert 1000 < shown < image.size
 
 
-def test_compression_would_be_called_for_if_storage_were_dear(monkeypatch):
-    assert finding("vis.compress").verdict is Verdict.LOST
-    monkeypatch.setattr(vision, "PETABYTE_MONTH", 10 * vision.PETABYTE_MONTH)
-    assert CHECKS["vis.compress"](CLAIMS["vis.compress"]).verdict is Verdict.HOLDS
+@pytest.mark.parametrize("dearer, verdict", [(0.05, Verdict.LOST), (1, Verdict.CONDITIONAL), (100, Verdict.HOLDS)])
+def test_compression_is_called_for_where_storage_is_dear(dearer, verdict, monkeypatch):
+    """By what JPEG leaves: in no reading, where the encoder trains alone, in all."""
+    monkeypatch.setattr(vision, "PETABYTE_MONTH", dearer * vision.PETABYTE_MONTH)
+    assert CHECKS["vis.compress"](CLAIMS["vis.compress"]).verdict is verdict
+
+
+def test_the_smaller_the_training_the_more_its_input_weighs():
+    pixels = [vision.strain(name, vision.raw()) for name in vision.readings()]
+    assert list(vision.readings().values()) == sorted(vision.readings().values(), reverse=True)
+    assert pixels == sorted(pixels) and pixels[0] < vision.LOW < pixels[-2] < 1 < pixels[-1]
+    # Of the network and of storage, both in proportion to bytes.
+    assert vision.strain("patches, encoder alone", vision.raw() / 10) == pytest.approx(pixels[-1] / 10)
+    assert pixels[0] == pytest.approx(vision.storage_dollars() / vision.tuning_dollars(8.0))
 
 
 def test_the_input_would_be_dear_in_a_small_model(monkeypatch):

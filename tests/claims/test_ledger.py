@@ -132,7 +132,7 @@ EXPECTED = {
     "vis.150x": Verdict.CONDITIONAL,
     "vis.600_4": Verdict.CONDITIONAL,
     "vis.adds": Verdict.NO_EVIDENCE,
-    "vis.compress": Verdict.LOST,
+    "vis.compress": Verdict.CONDITIONAL,
     "vis.gpt5_gen": Verdict.REFUTED,
     "vis.io_low": Verdict.CONDITIONAL,
     "vis.least": Verdict.OPINION,

@@ -13,6 +13,7 @@ from anatomy.model import forward as forward_text
 from anatomy.model import init as init_text
 from anatomy.model.vision import Vision
 from anatomy.model.vision.encoder import look
+from anatomy.validate import hlo
 from hypothesis import given, settings
 
 CONFIG = Config(vocabulary=40, layers=3, d_model=16, heads=4, kv_heads=2, head_dim=6, d_ff=20, experts=3, context=10)
@@ -80,8 +81,9 @@ def test_kept_keys_and_values_change_nothing():
 
 def test_reading_is_greedy_decoding_without_a_cache():
     text, added = weights()
-    images, prompt, end = pictures(3), np.array([5, 7], np.int32), 0
+    images, prompt, end = pictures(3), np.array([5, 7], np.int32), 4
     made = vision.read(CONFIG, VISION, text, added, images, prompt, 6, end)
+    assert sorted(made.count) == [0, 4, 6]  # at once, on the way, and not at all
     seen = see(CONFIG, VISION, added, images)
     tokens = np.broadcast_to(prompt, (3, 2))
     for place in range(made.tokens.shape[1]):
@@ -167,6 +169,30 @@ def test_parameters_are_those_of_the_cost_model():
     assert seen.key.nbytes + seen.value.nbytes == kept
 
 
+def test_products_are_those_of_the_cost_model():
+    """Of an image, and of tokens in the blocks, in the programs as they are compiled; to the last one."""
+    text, added = weights()
+    image, tokens = pictures(1), some_tokens(1)
+
+    def flop(function, *given):
+        return hlo.dot_flop(hlo.parse(jax.jit(function).lower(*given).compile().as_text()))
+
+    def sees(added, images):
+        return vision.see(CONFIG, VISION, added, images)
+
+    def with_image(added, tokens, seen):
+        return vision.forward(CONFIG, VISION, apart(text), added, tokens, seen)[0].logits
+
+    def alone(tokens):
+        return forward_text(CONFIG, apart(text), tokens, send=dispatch.all_experts).logits
+
+    cross, read = VISION.cross_attention(CONFIG), VISION.resampler.flop_per_image(VISION.patches)
+    made = VISION.encoder.flop_per_image + read + cross.flop_per_image(VISION.latents)
+    assert flop(sees, added, image) == made
+    more = flop(with_image, added, tokens, sees(added, image)) - flop(alone, tokens)
+    assert more == tokens.size * cross.flop_per_token(CONFIG.d_model, VISION.latents)
+
+
 def test_gradients_reach_everything_once_the_gates_are_open():
     text, added = weights()
 
@@ -219,3 +245,10 @@ def test_what_cannot_be_read_is_named():
         read(np.zeros(8, np.int32), 5, 0)
     with pytest.raises(ValueError, match=r"read.limit is 0; allowed: a whole number at least 1"):
         read(np.zeros(2, np.int32), 0, 0)
+    with pytest.raises(ValueError, match=r"read.prompt is 40; allowed: a whole number at least 0 and at most 39"):
+        read(np.array([39, 40]), 5, 0)
+    with pytest.raises(ValueError, match=r"read.end is -1; allowed: a whole number at least 0 and at most 39"):
+        read(np.zeros(2, np.int32), 5, -1)
+    for wrong in (255.0, np.nan, -0.5):
+        with pytest.raises(ValueError, match=rf"read.images is {wrong:g}; allowed: a number at least 0 and at most 1"):
+            vision.read(CONFIG, VISION, text, added, np.where(pictures() < 0.5, 0, wrong), [1], 2, 0)

@@ -52,6 +52,36 @@ def test_higher_quality_is_nearer_and_larger():
         assert sorted(errors) == errors
 
 
+def test_components_of_another_photograph_lose_less_the_more_there_are():
+    photographs = loader.photographs()
+    near = []
+    for count in (1, 12, 147, 588):
+        back, was = loader.components(photographs["china"], photographs["flower"], count)
+        assert back.shape == was.shape == (420, 630, 3) and was.base is photographs["flower"]
+        near.append(loader.psnr(was, back))
+    assert sorted(near) == near and near[0] > 10 and near[-1] > near[0] + 10
+
+
+def test_components_of_patches_on_a_line_keep_the_image():
+    """Patches of one colour each are a point on a line: one byte brings them back, but for its step."""
+    grey = np.random.default_rng(0).integers(0, 256, (6, 5), dtype=np.uint8)
+    grey[0, :2] = 0, 255
+    image = np.repeat(np.kron(grey, np.ones((4, 4), np.uint8))[:, :, None], 3, axis=2)
+    back, was = loader.components(image, image, 1, patch=4)
+    assert np.abs(back.astype(int) - was).max() <= 1
+    with pytest.raises(ValueError, match=r"components\.count is 31; allowed: a whole number at least 1 and at most 30"):
+        loader.components(image, image, 31, patch=4)
+
+
+def test_another_pillow_is_measured_anew(monkeypatch):
+    asked = []
+    monkeypatch.setattr(loader, "answered", lambda question, *_: asked.append(question) or [1.0] * 4)
+    loader.measured_speed("PNG")
+    monkeypatch.setattr(loader, "version", lambda name: f"{name} of tomorrow")
+    loader.measured_speed("PNG")
+    assert len(set(asked)) == 2 and "pillow of tomorrow" in asked[1]
+
+
 def test_an_unknown_format_is_refused():
     with pytest.raises(ValueError, match=r"encode\.kind is 'GIF'; allowed: PNG, JPEG, WebP"):
         loader.encode(noise(8, 8), "GIF")

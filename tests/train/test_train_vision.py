@@ -1,6 +1,7 @@
 """Sight trained: rows and captions, what is trained and what is not, going on after a kill, and how reading counts."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from anatomy.model import Config
 from anatomy.model import init as init_text
-from anatomy.model.vision import Vision
+from anatomy.model.vision import Reading, Vision
 from anatomy.train import checkpoint, killed, tokens
 from anatomy.train.corpus import CorpusError
 from anatomy.train.loop import Training
@@ -36,6 +37,12 @@ def text():
 def _single_precision():
     with jax.enable_x64(False):
         yield
+
+
+def seer(text):
+    """A model that sees, as it is before it is trained."""
+    recipe = SimpleNamespace(config=CONFIG, vision=TINY, training=SHORT)
+    return recipes.Seer(recipe, text, training.fresh(CONFIG, TINY, SHORT, True).learned.added, {})
 
 
 class Text:
@@ -187,6 +194,8 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(bpe, text, tmp_path,
         ({"every": 0}, "train.every is 0; allowed: a whole number at least 1"),
         ({"text_rows": 2}, "train.text_rows is 2; allowed"),
         ({"config": CONFIG.replace(vocabulary=1000)}, "tokenizer has 1024 tokens; allowed: at most 1000"),
+        ({"training": dataclasses.replace(SHORT, batch_start=1, ramp=8)}, "Training.batch_start is 1; allowed: 0, for"),
+        ({"training": dataclasses.replace(SHORT, micro_batch=1)}, "Training.micro_batch is 1; allowed: 0, for"),
     ],
 )
 def test_what_cannot_be_trained_is_named(bpe, text, changes, words):
@@ -251,6 +260,97 @@ def test_a_text_model_takes_the_likeliest_word_after_the_true_ones(seed):
             each = reading.loop.losses(CONFIG, text, row[None])[0]
             losses.append(float(each[first + len(bpe.encode(images.caption(label[:place]))) :].sum()))
         assert losses[found[0][place]] == pytest.approx(min(losses), abs=1e-4)
+
+
+@given(st.integers(1, 20), st.integers(1, 8))
+def test_parts_are_of_one_size_and_hold_all_rows(count, size):
+    rows = np.arange(2 * count).reshape(count, 2)
+    parts = reading.in_parts(rows, size)
+    assert {part.shape for part in parts} == {(size, 2)} and len(parts) == -(-count // size)
+    np.testing.assert_array_equal(np.concatenate(parts)[:count], rows)
+
+
+def test_words_that_are_read_are_digits(bpe, text, monkeypatch):
+    said = [bpe.encode(" three one"), bpe.encode(" nine and")]
+    longest = max(map(len, said))
+    made = np.array([[*one, *[-1] * (longest - len(one))] for one in said])
+
+    def reads(config, vision, text, added, pictures, prompt, limit, end):
+        assert bpe.decode(prompt) == images.PROMPT and limit == images.longest(bpe) and end == bpe.end
+        return Reading(made, np.array([len(one) for one in said]), pictures, pictures)
+
+    monkeypatch.setattr(reading, "read", reads)
+    assert reading.read_out(seer(text), np.zeros((2, 12, 36)))[1] == [[3, 1], [9, BLANK]]
+
+
+def test_scores_are_of_the_held_out_rows_and_text(bpe, text, monkeypatch):
+    """Whatever is added, a text model that is frozen has the loss that it has alone."""
+    monkeypatch.setattr(reading, "HELD_OUT", 8)
+    held_out = images.rows("held_out", 0, 8, TINY)
+    true = [[int(digit) for digit in label if digit != BLANK] for label in held_out.labels]
+
+    def reads(of, pictures):
+        np.testing.assert_array_equal(pictures, held_out.images)
+        return None, true
+
+    monkeypatch.setattr(reading, "read_out", reads)
+    made = reading.scores(seer(text))
+    assert (made["digits"], made["rows"]) == (1, 1)
+    for domain, loss in made["text"].items():
+        rows = tokens.packed(bpe, domain, "held_out", CONFIG.context)[: 16_384 // CONFIG.context]
+        assert loss == pytest.approx(float(training.loop.losses(CONFIG, text, rows).mean()), rel=1e-5)
+
+
+def test_pixels_that_were_learned_are_read_place_by_place():
+    rows = images.rows("train", 0, 60, TINY)
+    made = reading.from_pixels(TINY, 60, rows)
+    assert reading.score(made, rows.labels)["digits"] > 0.98
+    other = images.rows("held_out", 0, 60, TINY)
+    assert 0.2 < reading.score(reading.from_pixels(TINY, 1000, other), other.labels)["digits"] < 0.9
+
+
+def test_baselines_are_measured_once_and_learn_from_as_many_rows(text, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANATOMY_CACHE", str(tmp_path))
+    monkeypatch.setattr(reading, "HELD_OUT", 20)
+    base = dataclasses.replace(recipes.recipes.RECIPES["experts_16_0"], config=CONFIG, training=SHORT)
+    monkeypatch.setitem(recipes.recipes.RECIPES, "experts_16_0", base)
+    tiny = dataclasses.replace(recipes.RECIPES["vision"], training=dataclasses.replace(SHORT, batch=50))
+    monkeypatch.setitem(recipes.RECIPES, "vision", tiny)
+    monkeypatch.setattr(recipes.recipes, "trained", lambda name: SimpleNamespace(weights=text))
+    learned = []
+    from_pixels = reading.from_pixels
+    monkeypatch.setattr(reading, "from_pixels", lambda *given: learned.append(given[1]) or from_pixels(*given))
+    made = reading.baselines()
+    assert learned == [200] and made["images"] == 200  # 4 steps of 50
+    assert made["tokens"]["text"] == 4 * 2 * 32 and made["tokens"]["patches"] == 200 * 27
+    assert 200 * 2 <= made["tokens"]["captions"] <= 200 * images.longest(tokens.tokenizer(1024))
+    assert made["linear"]["digits"] > made["text_only"]["digits"]
+    monkeypatch.setattr(recipes.recipes, "trained", None)
+    assert reading.baselines() == made
+
+
+def test_the_blind_model_beside_the_one_from_scratch_read_the_same_text_in_the_same_steps():
+    blind, base = (recipes.recipes.RECIPES[name] for name in (reading.TEXT_ALONE, "experts_16_0"))
+    scratch = recipes.RECIPES["vision_scratch"]
+    assert (blind.config, blind.data, scratch.base) == (base.config, base.data, "experts_16_0")
+    assert blind.training.steps == scratch.training.steps and blind.training.batch == scratch.text_rows
+    assert blind.training.batches().sum() == base.training.batches().sum()
+
+
+def test_recipes_are_trained_by_name(monkeypatch, capsys):
+    made = {"digits": 0.5, "rows": 0.25, "text": {"prose": 1.0}}
+    beside = {"images": 8, "text_only": made, "linear": made, "linear_cut": 0.75}
+    asked = []
+    monkeypatch.setattr(reading, "baselines", lambda: beside)
+    monkeypatch.setattr(reading, "scored", lambda name: asked.append(name) or made)
+    monkeypatch.setattr(reading, "seconds", lambda name: 1.5)
+    monkeypatch.setattr("sys.argv", ["vision", "vision_scratch"])
+    reading.main()
+    assert asked == ["vision_scratch"] and capsys.readouterr().out.split()[-4:] == ["in", "all", "1.5", "s"]
+    monkeypatch.setattr("sys.argv", ["vision", "cake"])
+    with pytest.raises(SystemExit):
+        reading.main()
+    assert "recipe is 'cake'; allowed: vision, vision_scratch" in capsys.readouterr().err
 
 
 def test_a_line_of_pixels_reads_what_is_linear():

@@ -12,7 +12,7 @@ from anatomy.claims.parallelism import machine
 from anatomy.claims.record import record
 from anatomy.claims.training_cost import article_run, peak
 from anatomy.cost.run import training_days, training_flop
-from anatomy.cost.vision import Traffic, added, appetite, blocks_like, traffic, tuning_flop
+from anatomy.cost.vision import Traffic, Tuning, added, appetite, blocks_like, traffic, tuning_flop
 from anatomy.specs import Architecture, CrossAttention, architecture, catalogue
 from anatomy.specs.units import readable
 from anatomy.train import image_loader
@@ -22,8 +22,9 @@ from anatomy.train.corpus import KING_JAMES, documents
 ENCODER = dataclasses.replace(catalogue.encoder("vit_h_14"), side=float(image_loader.SIDE))
 RESAMPLER = catalogue.resampler("flamingo_resampler")
 EVERY = catalogue.entry("vision", "flamingo_80b")["every"]
-PETABYTE_MONTH = 23_000.0  # dollars for storage of a petabyte and month, at 2.3 cents a gigabyte
+PETABYTE_MONTH = 23_000.0  # dollars for storage of a petabyte and month: assumed, 2.3 cents a gigabyte
 LOW = 0.01  # a share of a cost that nobody would work much to save
+CAPTION = 32.0  # tokens of text for an image, where the further tokens are patches
 
 
 def model() -> Architecture:
@@ -63,9 +64,10 @@ def load(bytes_per_token: float, tokens_per_second: float | None = None) -> Traf
     return traffic(speed() if tokens_per_second is None else tokens_per_second, bytes_per_token, machine())
 
 
-def storage_dollars(months: float = 3.0) -> float:
-    """Dollars to keep the pixels of all vision tokens for a quarter, about as long as the run."""
-    return printed("vis.2T") * raw() / 1e15 * PETABYTE_MONTH * months
+def storage_dollars(bytes_per_token: float | None = None, months: float = 3.0) -> float:
+    """Dollars to keep all vision tokens, as pixels or smaller, for a quarter, about as long as the run."""
+    each = raw() if bytes_per_token is None else bytes_per_token
+    return printed("vis.2T") * each / 1e15 * PETABYTE_MONTH * months
 
 
 @cache
@@ -85,17 +87,43 @@ def mean_bytes(kind: str) -> float:
     return float(np.mean([sizes[kind] for sizes in compressed().values()]))
 
 
-def tuning_dollars(chunks: float = 1.0) -> float:
-    """Dollars for the further tokens by the cost model: the article's plan and price, failures, blocks on top."""
-    flop = tuning(frozen=0.0)
-    return float(article_run(chunks, tokens=printed("vis.2T")).rented * flop.total / flop.language)
+def tuning_dollars(chunks: float = 1.0, flop: float | None = None) -> float:
+    """Dollars for the further training by the cost model: the article's plan and price, and failures.
+
+    Args:
+        chunks: of the pipeline.
+        flop: of the training; by default of the reading that is dearest, in which all tokens pass GPT-4.
+    """
+    whole = next(iter(readings().values())) if flop is None else flop
+    return float(article_run(chunks, tokens=printed("vis.2T")).rented * whole / tuning().language)
 
 
-def tuning(frozen: float = 0.0, every: float = EVERY):
-    """FLOP of the further tokens, if there is an image for each 256 of them."""
+def tuning(text: float | None = None, frozen: float = 0.0) -> Tuning:
+    """FLOP of the further training: two trillion tokens of GPT-4, or fewer, and an image for each 256 of the former."""
     tokens = printed("vis.2T")
     images = tokens / ENCODER.patches
-    return tuning_flop(model(), ENCODER, RESAMPLER, blocks(every), tokens, images, printed("data.ctx_8k"), frozen)
+    through = tokens if text is None else text
+    return tuning_flop(model(), ENCODER, RESAMPLER, blocks(), through, images, printed("data.ctx_8k"), frozen)
+
+
+@cache
+def readings() -> dict[str, float]:
+    """FLOP of the further training by what its two trillion tokens may be, the dearest first."""
+    captions = printed("vis.2T") / ENCODER.patches * CAPTION
+    return {
+        "tokens of GPT-4, nothing frozen": float(tuning().total),
+        "tokens of GPT-4, it and the encoder frozen": float(tuning(frozen=1.0).total),
+        f"patches, {CAPTION:.0f} tokens of text an image": float(tuning(captions).total),
+        "patches, encoder alone": float(tuning(0.0).images),
+    }
+
+
+def strain(reading: str, bytes_per_token: float) -> float:
+    """The larger share that input takes in a reading: of a chip's network, or for a quarter's storage of the rent."""
+    flop = readings()[reading]
+    rate = appetite(flop / printed("vis.2T"), printed("train.gpus"), peak(), printed("train.mfu"))
+    rent = min(tuning_dollars(chunks, flop) for chunks in (1.0, 8.0))
+    return max(float(load(bytes_per_token, rate).share), storage_dollars(bytes_per_token) / rent)
 
 
 @check("vis.least")
@@ -130,12 +158,12 @@ def encoder(claim: Claim) -> Finding:
     """Nothing on record; what the price list gives away."""
     billed = record("image_tokens")
     size = float(billed["side"]) ** 2 * ENCODER.channels
-    patches = (billed["side"] / ENCODER.patch) ** 2
+    patches = round((billed["side"] / ENCODER.patch) ** 2, -2)  # no whole number of them
     return uncheckable(
         claim,
         "OpenAI withholds the architecture. All that its price list gives away is that an image of 512 pixels counts "
-        f"as {billed['low']} or {billed['low'] + billed['tile']} tokens, where it has {patches:,.0f} patches of 14 "
-        "pixels: something pools them. That fits a resampler, and other designs as well.",
+        f"as {billed['low']} or {billed['low'] + billed['tile']} tokens, where it has about {patches:,.0f} patches of "
+        "14 pixels: something pools them. That fits a resampler, and other designs as well.",
         beside=(size / billed["low"], "bytes/token"),
         sources=(record("technical_report")["source"], billed["source"]),
     )
@@ -299,7 +327,7 @@ def io_low(claim: Claim) -> Finding:
         f"{readable(float(seen.cluster), 'B/s')}: {readable(float(seen.chip), 'B/s')} a chip, of which its "
         f"network could carry {readable(float(f'{1 / float(seen.share):.2g}'))} times as much. The original says "
         "this of text only; it is true of both. Where the encoder trains alone it "
-        f"is {readable(float(alone.chip), 'B/s')} a chip, {float(alone.share):.1%} of the network.",
+        f"is {readable(float(alone.chip), 'B/s')} a chip, {float(alone.share):.2%} of the network.",
         value=float(seen.share),
         unit="share",
         condition="each token passes all of GPT-4; what counts is the network, not the work of decoding files",
@@ -327,22 +355,30 @@ def six_hundred(claim: Claim) -> Finding:
 
 @check("vis.compress")
 def compress(claim: Claim) -> Finding:
-    """Would raw pixels strain anything, and what do the usual formats leave of them?"""
-    strain = max(float(load(raw()).share), storage_dollars() / tuning_dollars())
+    """Would raw pixels strain anything in any reading, and would files of the usual format?"""
+    pixels, files = ({name: strain(name, size) for name in readings()} for size in (raw(), mean_bytes("JPEG")))
     saved = raw() / mean_bytes("JPEG")
+    strained = [name for name, share in pixels.items() if share > LOW]
+    left = [name for name, share in files.items() if share > LOW]
+    shares = ", ".join(f"{share:.1%} ({name})" for name, share in pixels.items())
+    kept = readable(storage_dollars(mean_bytes("JPEG")), "dollars")
+    remains = ", ".join(f"{files[name]:.0%} ({name})" for name in left)
     return decide(
         claim,
-        strain > LOW,
-        f"The original says that such work is under way, not that it is needed. Raw pixels of 2 trillion tokens are "
+        bool(left),
+        "The original says that such work is under way, not that it is needed. Raw pixels of 2 trillion tokens are "
         f"{readable(printed('vis.2T') * raw(), 'B')}; to keep them for a quarter takes "
-        f"{readable(storage_dollars(), 'dollars')}, {storage_dollars() / tuning_dollars():.1%} of what the training "
-        f"costs. And JPEG, which has existed since 1992, makes photographs {saved:.0f} times smaller.",
+        f"{readable(storage_dollars(), 'dollars')}. Of the rent for their training that is {shares}: above {LOW:.0%} "
+        f"in {len(strained)} of {len(pixels)} readings. JPEG, which has existed since 1992, makes "
+        f"photographs {saved:.0f} times smaller. To keep those takes {kept}; above {LOW:.0%} is then "
+        f"{remains or 'none'}.",
         value=saved,
         unit="times",
+        condition=f"the two trillion are {' or '.join(left)}" if len(left) < len(files) else "",
         evidence=Evidence.COST_MODEL,
         assumes=[
-            "all of them pass GPT-4",
-            "storage at 2.3 cents a gigabyte and month",
+            "storage at 2.3 cents a gigabyte and month, a list price that we assume",
+            "images kept at the size at which they are read",
             "two photographs of scikit-learn, quality 75",
         ],
     )

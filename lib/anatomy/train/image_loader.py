@@ -9,11 +9,13 @@ import io
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from anatomy.specs.base import between, check_arguments
 from anatomy.train.cache import answered
 
 SIDE, PATCH = 224, 14  # of an image as a vision transformer takes it, and of its patches, in pixels
@@ -106,6 +108,38 @@ def bytes_per_patch(image: Image, data: bytes, patch: int = PATCH) -> float:
     return len(data) * patch**2 / (image.shape[0] * image.shape[1])
 
 
+def components(learned: Image, image: Image, count: int, patch: int = PATCH) -> tuple[Image, Image]:
+    """An image of which each patch is kept as so many bytes, by principal components of another's patches.
+
+    Each byte is a place on one of the components, in equal steps over the range that the image has there. The
+    components serve for any image, and the two ends of each range for all patches: neither is counted.
+
+    Args:
+        learned: image that the components come from.
+        image: that is kept.
+        count: bytes of a patch, and components.
+        patch: side of a patch.
+
+    Returns:
+        The image as it comes back, and as it was; what is left at the edges is cut off.
+
+    Raises:
+        ValueError: an image is smaller than a patch, or there are not so many components.
+    """
+    from sklearn.decomposition import PCA
+
+    most = min(patch * patch * 3, (learned.shape[0] // patch) * (learned.shape[1] // patch))
+    check_arguments("components", between(1, most, whole=True), count=count)
+    fitted = PCA(count, svd_solver="covariance_eigh").fit(patches(learned, patch))
+    places = fitted.transform(patches(image, patch))
+    low, step = places.min(0), np.maximum(np.ptp(places, axis=0) / 255, 1e-9)
+    stored = np.round((places - low) / step).astype(np.uint8)
+    back = np.clip(np.round(fitted.inverse_transform(stored * step + low)), 0, 255).astype(np.uint8)
+    rows, columns = (size // patch for size in image.shape[:2])
+    cut = back.reshape(rows, columns, patch, patch, 3).transpose(0, 2, 1, 3, 4)
+    return cut.reshape(rows * patch, columns * patch, 3), image[: rows * patch, : columns * patch]
+
+
 def psnr(image: Image, other: Image) -> float:
     """Peak signal-to-noise ratio of two images in decibels; infinite where they are equal."""
     error: Float[np.ndarray, ""] = np.mean((image.astype(float) - other.astype(float)) ** 2)
@@ -146,4 +180,5 @@ def speed(kind: str = "JPEG", rounds: int = 30) -> Speed:
 
 def measured_speed(kind: str = "JPEG") -> Speed:
     """`speed`, measured once on a machine and kept in the cache, so that pages built again say the same."""
-    return Speed(*answered(f"speed of loading {kind} files", ("train",), lambda: speed(kind)))
+    question = f"speed of loading {kind} files with Pillow {version('pillow')}"
+    return Speed(*answered(question, ("train",), lambda: speed(kind)))

@@ -3,7 +3,7 @@
 import dataclasses
 
 from anatomy.model.config import Config
-from anatomy.specs import Attention, CrossAttention, Resampler
+from anatomy.specs import Attention, CrossAttention, Encoder, Resampler
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,22 @@ class Vision:
         return -(-config.layers // self.every)
 
     @property
+    def encoder(self) -> Encoder:
+        """The encoder as the cost models see it: grey images, and patches alone."""
+        return Encoder(
+            layers=self.layers,
+            d_model=self.d_image,
+            d_ff=self.d_ff,
+            side=self.height,
+            width=self.width,
+            patch=self.patch,
+            channels=1.0,
+            extra=0.0,
+        )
+
+    @property
     def resampler(self) -> Resampler:
-        """The resampler as the cost models see it."""
+        """The resampler as the cost models see it; its latents look at patches alone."""
         return Resampler(
             latents=self.latents,
             layers=self.resampler_layers,
@@ -82,6 +96,7 @@ class Vision:
             heads=self.heads,
             head_dim=self.d_image // self.heads,
             d_ff=self.d_ff,
+            among=0.0,
         )
 
     def cross_attention(self, config: Config) -> CrossAttention:

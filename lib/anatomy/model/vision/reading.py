@@ -73,9 +73,11 @@ def read(
 
     Raises:
         TypeError, ValueError: the limit is no whole number of at least 1, the prompt is empty or does not fit the
-            context with the answer, or the images have another size.
+            context with the answer, a token is not in the vocabulary, or the images have another size or range.
     """
     check_arguments("read", between(1, whole=True), limit=limit)
+    check_arguments("read", between(high=config.vocabulary - 1, whole=True), prompt=prompt, end=end)
+    check_arguments("read", between(high=1.0), images=images)
     if not 0 < len(prompt) <= config.context - limit:
         allowed = f"1 to {config.context - limit}, Config.context less limit"
         raise ValueError(f"tokens of the prompt are {len(prompt)}; allowed: {allowed}")
@@ -98,8 +100,8 @@ def read(
 def over_patches(vision: Vision, reading: Reading) -> Float[np.ndarray, "B A rows columns"]:
     """How much the model looked at each patch when it chose each token, mean over blocks; sums to 1.
 
-    A token looks at latents and these at patches, so the two are multiplied. Where a latent looked at latents is left
-    out. The encoder has mixed patches before: where the model looks is not all that it saw there.
+    A token looks at latents and these at patches, so the two are multiplied. The encoder has mixed patches before:
+    where the model looks is not all that it saw there.
     """
     through = np.einsum("balr,brn->ban", reading.attention, reading.patches)
     return (through / through.sum(-1, keepdims=True)).reshape(*through.shape[:2], *vision.grid)

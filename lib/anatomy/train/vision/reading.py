@@ -4,7 +4,9 @@ Everything is measured on the same held-out rows. `digits` is the share of digit
 longer of what is there and what was read; `rows` the share of rows without a mistake.
 """
 
+import argparse
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -19,10 +21,10 @@ from anatomy.train.data import VOCABULARY
 from anatomy.train.loop import Trained
 from anatomy.train.vision import images
 from anatomy.train.vision.images import BLANK, LONGEST, SIDE, WORDS
-from anatomy.train.vision.recipes import RECIPES, Seer, place, seconds, trained
+from anatomy.train.vision.recipes import RECIPES, Seer, known, place, seconds, trained
 
 HELD_OUT = 512  # rows
-LINEAR_ROWS = 8192  # that the linear classifier learns from, the first that the models see
+TEXT_ALONE = "batch_4"  # recipe of the same text model on the same text, in as many steps as the one from scratch
 
 
 def score(said: Sequence[Sequence[int]], labels: Int[np.ndarray, "B LONGEST"]) -> dict[str, float]:
@@ -122,56 +124,87 @@ def linear(
 
 
 def results() -> dict[str, Any]:
-    """All that is measured of sight, on the same held-out rows; kept beside the model.
+    """All that is measured of sight, on the same held-out rows.
 
-    `vision` and `vision_scratch`: digits, rows, and the loss on held-out text by domain, in nats a token. `text_only`,
-    `linear` and `linear_cut`: the baselines, the last of digits cut out. `images`, `tokens`: that each model saw.
-    `seconds`: of the trainings.
+    By recipe: digits, rows, and the loss on held-out text by domain, in nats a token. `text_only`, `linear` and
+    `linear_cut`: the baselines, the last of digits cut out. `images`, `tokens`: that each model saw. `text_alone`: the
+    loss of a blind model that read the same text in as many steps as the one from scratch, each of as many rows.
     """
-    key = code_hash(("train/vision/reading.py", "train/vision/recipes.py", "model/vision/reading.py"), ())[:8]
-    return kept(place("vision") / f"results-{key}-{place('vision_scratch').name[-8:]}.json", measure)
+    found = {name: scored(name) for name in RECIPES}
+    return found | baselines() | {"text_alone": {"text": recipes.held_out(TEXT_ALONE)}}
 
 
-def measure() -> dict[str, Any]:
-    """As `results`, measured now."""
-    made = {name: trained(name) for name in RECIPES}
-    recipe = made["vision"].recipe
-    held_out = images.rows("held_out", 0, HELD_OUT, recipe.vision)
-    found: dict[str, Any] = {}
-    for name, seer in made.items():
-        _, said = read_out(seer, held_out.images)
-        text = Trained(recipe.config, seer.text, {})
-        found[name] = score(said, held_out.labels) | {
-            "text": {
-                domain: recipes.mean_loss(
-                    text, tokens.packed(tokens.tokenizer(VOCABULARY), domain, "held_out", recipe.config.context)
-                )
-                for domain in tokens.EPOCHS
-            }
-        }
-    count = recipe.training.steps * recipe.training.batch
-    _, mask = images.captioned(tokens.tokenizer(VOCABULARY), held_out.labels)
-    base = recipes.RECIPES[recipe.base]
-    return found | {
-        "text_only": score(from_text(recipe.config, made["vision"].text, held_out.labels), held_out.labels),
-        "linear": score(from_pixels(recipe.vision, LINEAR_ROWS, held_out), held_out.labels),
-        "linear_cut": cut_out(),
-        "images": count,
-        "tokens": {
-            "text": int(base.training.batches().sum()) * base.config.context,
-            "patches": count * recipe.vision.patches,
-            "captions": round(count * float(mask.sum(1).mean())),
-        },
-        "seconds": {name: seconds(name) for name in RECIPES},
+@cache
+def measuring() -> str:
+    """Hash of the code and the libraries that measure here, so that a change of them is measured anew."""
+    modules = ("vision/reading", "vision/images", "vision/recipes", "recipes")
+    code = [*(f"train/{module}.py" for module in modules), "model/vision/reading.py"]
+    return code_hash(code, (*recipes.LIBRARIES, "scikit-learn"))[:8]
+
+
+def scored(name: str) -> dict[str, Any]:
+    """Of a recipe's model, as in `results`; measured once, and kept beside it.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    return kept(place(name) / f"scores-{measuring()}.json", lambda: scores(trained(name)))
+
+
+def scores(seer: Seer) -> dict[str, Any]:
+    """What a model reads right of the held-out rows, and its loss on held-out text."""
+    bpe, config = tokens.tokenizer(VOCABULARY), seer.recipe.config
+    held_out = images.rows("held_out", 0, HELD_OUT, seer.recipe.vision)
+    text = {
+        domain: recipes.mean_loss(
+            Trained(config, seer.text, {}), tokens.packed(bpe, domain, "held_out", config.context)
+        )
+        for domain in tokens.EPOCHS
     }
+    return score(read_out(seer, held_out.images)[1], held_out.labels) | {"text": text}
+
+
+def baselines(name: str = "vision") -> dict[str, Any]:
+    """What stands beside a recipe's model, as in `results`; kept beside it. All learn from the same rows.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    recipe = known(name)
+    base, count = recipes.RECIPES[recipe.base], recipe.training.steps * recipe.training.batch
+
+    def measure() -> dict[str, Any]:
+        held_out = images.rows("held_out", 0, HELD_OUT, recipe.vision)
+        _, mask = images.captioned(tokens.tokenizer(VOCABULARY), held_out.labels)
+        blind = from_text(recipe.config, recipes.trained(recipe.base).weights, held_out.labels)
+        return {
+            "text_only": score(blind, held_out.labels),
+            "linear": score(from_pixels(recipe.vision, count, held_out), held_out.labels),
+            "linear_cut": cut_out(),
+            "images": count,
+            "tokens": {
+                "text": int(base.training.batches().sum()) * base.config.context,
+                "patches": count * recipe.vision.patches,
+                "captions": round(count * float(mask.sum(1).mean())),
+            },
+        }
+
+    return kept(place(name) / f"baselines-{measuring()}.json", measure)
 
 
 def main() -> None:
     """Train what is missing, and say what it cost and what it reads."""
-    found = results()
-    for name in RECIPES:
-        texts = ", ".join(f"{domain} {loss:.3f}" for domain, loss in found[name]["text"].items())
-        read = f"digits {found[name]['digits']:.1%}, rows {found[name]['rows']:.1%}"
-        print(f"{name:<22} {seconds(name):7.1f} s  {found['images']:6,} images  held out: {read}; {texts}")
+    parser = argparse.ArgumentParser(prog="python -m anatomy.train.vision", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of recipes, all by default: {', '.join(RECIPES)}")
+    names = parser.parse_args().names or list(RECIPES)
+    if unknown := [name for name in names if name not in RECIPES]:
+        parser.error(f"recipe is {unknown[0]!r}; allowed: {', '.join(RECIPES)}")
+    found = baselines()
+    for name in names:
+        made = scored(name)
+        texts = ", ".join(f"{domain} {loss:.3f}" for domain, loss in made["text"].items())
+        read = f"digits {made['digits']:.1%}, rows {made['rows']:.1%}"
+        print(f"{name:<22} {seconds(name):7.1f} s  {found['images']:6,} images  held out: {read}; {texts}", flush=True)
     others = ", ".join(f"{name} {found[name]['digits']:.1%}" for name in ("text_only", "linear"))
     print(f"{'beside them':<22} digits: {others}, linear of digits cut out {found['linear_cut']:.1%}")
+    print(f"{'in all':<22} {sum(map(seconds, names)):7.1f} s")

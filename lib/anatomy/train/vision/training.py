@@ -31,6 +31,7 @@ from anatomy.train.loop import CLOCK, Data, Training
 from anatomy.train.tokens import Tokenizer
 from anatomy.train.vision import images
 
+WHOLE = {**between(high=0), "allowed": "0, for each step of sight is one whole batch"}
 MEASURED = ("loss", "right", "gradient")  # of the captions of a step: loss, share of tokens; norm of the gradient
 
 
@@ -143,10 +144,11 @@ def train(
 
     Raises:
         TypeError, ValueError: a number is impossible, rows of text are asked for without any or the other way round,
-            or the tokenizer has tokens beyond the vocabulary.
+            the tokenizer has tokens beyond the vocabulary, or the training has a ramp or smaller batches.
         FloatingPointError: the loss is no number.
     """
     frozen = text if isinstance(text, Weights) else None
+    check_arguments("Training", WHOLE, **{name: getattr(training, name) for name in ("batch_start", "micro_batch")})
     check_arguments("train", between(1, whole=True), every=every)
     least = 0 if frozen is not None else 1
     check_arguments("train", between(least, least * 1e6, whole=True), text_rows=text_rows)
