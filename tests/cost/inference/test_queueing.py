@@ -74,7 +74,7 @@ def in_plain_python(requests, policy, cost):
                 times = one["times"]
                 found[one["i"]] = {
                     "start": one["start"], "first": times[0], "finish": clock if policy.held else times[-1],
-                    "released": clock, "gap": max(np.diff(times), default=0.0),
+                    "released": clock, "gap": max(np.diff(times), default=0.0), "prompted": one["prompt"] > 0,
                 }  # fmt: skip
             flight = [one for one in flight if one not in over]
     return {name: np.array([found[i][name] for i in range(len(rows))]) for name in found[0]}
@@ -87,7 +87,7 @@ policies = st.builds(
     ),
     st.integers(1, WIDTH), st.integers(0, 3), st.sampled_from([1.0, 3.0, 7.0, np.inf]), st.integers(1, WIDTH),
 )  # fmt: skip
-lists = st.lists(st.tuples(st.floats(0, 3), st.integers(1, 12), st.integers(1, 15)), min_size=COUNT, max_size=COUNT)
+lists = st.lists(st.tuples(st.floats(0, 3), st.integers(0, 12), st.integers(1, 15)), min_size=COUNT, max_size=COUNT)
 
 
 @settings(max_examples=60)
@@ -96,15 +96,22 @@ def test_it_is_the_server_in_plain_python(rows, policy):
     gaps, prompt, output = (np.array(column, float) for column in zip(*rows, strict=True))
     requests = Requests(arrival=np.cumsum(gaps), prompt=prompt, output=output)
     found, expected = simulate(requests, policy, COST, width=WIDTH, trace=1024), in_plain_python(requests, policy, COST)
+    prompted = expected.pop("prompted")
     for name, values in expected.items():
         np.testing.assert_allclose(getattr(found, name), values, rtol=1e-9, atol=1e-9, err_msg=name)
-    # What was kept of the steps makes all tokens, and fills the slots as long as they were held.
+    # What was kept of the steps makes all tokens but those that end a prompt, and fills the slots while they are held.
     steps = found.steps
-    ends = int(np.sum(output[prompt > 0]))
-    assert float(jnp.sum(steps.steps * steps.making)) == ends - COUNT
+    assert float(jnp.sum(steps.steps * steps.making)) == np.sum(output) - np.sum(prompted)
     held = float(jnp.sum(steps.seconds * steps.taken))
     assert held == pytest.approx(float(jnp.sum(found.released - found.start)), rel=1e-9)
-    assert 0 < float(found.slot_use(policy.slots)) <= 1
+    assert 0 < float(found.slot_use(policy.slots)) <= 1 + 1e-12
+
+
+def test_who_has_no_prompt_does_not_wait_for_the_prompts_of_others():
+    requests = Requests(arrival=np.zeros(2), prompt=np.array([9.0, 0.0]), output=np.array([1.0, 2.0]))
+    found = simulate(requests, Policy(slots=2, chunk=3.0), Affine(step=1.0))
+    np.testing.assert_allclose(found.first, [3, 1])
+    np.testing.assert_allclose(found.finish, [3, 2])
 
 
 @settings(max_examples=20)

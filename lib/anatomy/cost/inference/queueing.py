@@ -175,7 +175,7 @@ def _turn(
     taken = s.request < count
 
     # Prompts are read in the order of arrival, so what is read of all is what is read of each.
-    reading = taken & (s.end > state.read)
+    reading = taken & (s.prompt > 0) & (s.end > state.read)
     left = state.promised - state.read
     read = jnp.where(left <= policy.chunk, state.promised, state.read + policy.chunk)
     before, after = (jnp.clip(r - (s.end - s.prompt), 0.0, s.prompt) for r in (state.read, read))
