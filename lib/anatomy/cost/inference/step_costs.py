@@ -119,8 +119,8 @@ class Modelled:
     def __call__(self, work: Work) -> Scalar:
         """Seconds of a step; see `anatomy.cost.inference.steps.decode`."""
         tokens = jnp.maximum(work.sequences + work.prompt, 1.0)
-        each = jnp.maximum(tokens / self.plan.micro_batches, 1.0)
-        turns = tokens / each
+        turns = self.plan.turns(tokens)
+        each = tokens / turns
         attended = work.attended / tokens
         rows = (work.sequences + work.reading) / turns
         parts, slowest = through_stages(

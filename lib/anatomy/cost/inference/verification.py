@@ -118,7 +118,8 @@ def speculate(
     check_arguments("speculate", AT_LEAST_ZERO, length=length)
     check_arguments("speculate", UP_TO_ONE, alignment=alignment, alike=alike)
     check_arguments("speculate", AT_LEAST_ONE, sequences=sequences)
-    each, turns = sequences / plan.micro_batches, plan.micro_batches
+    turns = plan.turns(sequences)
+    each = sequences / turns
     touched = touched_by_blocks(each * plan.expert, length + 1.0, model.experts, model.top_k, alike)
     plain = decode(model, plan, cluster, constants, sequences, context)
     read = decode(model, plan, cluster, constants, sequences, context, length + 1.0, touched)
