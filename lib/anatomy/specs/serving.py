@@ -79,7 +79,3 @@ class Serving:
     def sequence_ways(self, sequences: Scalar) -> Scalar:
         """Ways in which so many sequences can be split: t, or as many as they are."""
         return jnp.clip(sequences, 1.0, self.tensor)
-
-    def turns(self, sequences: Scalar) -> Scalar:
-        """Micro-batches that so many sequences of a replica make: m, or as many as they are."""
-        return jnp.where(sequences < self.micro_batches, jnp.maximum(sequences, 1.0), self.micro_batches)

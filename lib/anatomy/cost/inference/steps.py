@@ -134,7 +134,7 @@ def prefill(
         TypeError, ValueError: sequences or prompt is not a finite number above 0.
     """
     check_arguments("prefill", FINITE, sequences=sequences, prompt=prompt)
-    turns = plan.turns(sequences)
+    turns = micro_batches(plan, sequences)
     each = sequences / turns
     attended = jnp.where(jnp.asarray(plan.fused_attention) > 0, (prompt + 1) / 2, prompt)
     parts, slowest = through_stages(model, plan, cluster, constants, each * prompt, attended, 0.0, each, each)
@@ -183,7 +183,7 @@ def decode(
     if touched is not None and is_concrete((touched, model.experts)):
         wrong = ~((np.asarray(touched) > 0) & (np.asarray(touched) <= model.experts * ROUNDING))
         refuse_where(wrong, "decode.touched", touched, f"a number above 0 and at most experts ({shown(model.experts)})")
-    turns = plan.turns(sequences)
+    turns = micro_batches(plan, sequences)
     each = sequences / turns
     n, attended = each * tokens, context + (tokens + 1) / 2
     parts, slowest = through_stages(
@@ -193,6 +193,11 @@ def decode(
     seconds = jnp.maximum(fill, turns * slowest)
     flop = model.flop_per_token(attended).total
     return _pass(plan, cluster, parts, seconds - fill, seconds, sequences, tokens, flop)
+
+
+def micro_batches(plan: Serving, sequences: Scalar) -> Scalar:
+    """Micro-batches that so many sequences of a replica make: m, or as many as they are."""
+    return jnp.where(sequences < plan.micro_batches, jnp.maximum(sequences, 1.0), plan.micro_batches)
 
 
 def _pass(

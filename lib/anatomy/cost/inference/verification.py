@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from anatomy.cost.inference.speculation import expected_tokens
-from anatomy.cost.inference.steps import Overheads, decode
+from anatomy.cost.inference.steps import Overheads, decode, micro_batches
 from anatomy.cost.occupancy import copying
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, number, spec
@@ -118,7 +118,7 @@ def speculate(
     check_arguments("speculate", AT_LEAST_ZERO, length=length)
     check_arguments("speculate", UP_TO_ONE, alignment=alignment, alike=alike)
     check_arguments("speculate", AT_LEAST_ONE, sequences=sequences)
-    turns = plan.turns(sequences)
+    turns = micro_batches(plan, sequences)
     each = sequences / turns
     touched = touched_by_blocks(each * plan.expert, length + 1.0, model.experts, model.top_k, alike)
     plain = decode(model, plan, cluster, constants, sequences, context)
