@@ -54,6 +54,20 @@ def test_limits_of_experts_touched(blocks, block, experts, alike, data):
     assert together * (1 - 1e-9) <= touched <= apart * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(
+    "numbers, message",
+    [
+        ((8, 4, 2, 16), r"touched_by_blocks.top_k is 16; allowed: at most experts \(2\)"),
+        ((-1, 4, 16, 2), "touched_by_blocks.blocks is -1"),
+        ((8, -4.0, 16, 2), "touched_by_blocks.block is -4"),
+        ((8, 4, 16, 2, 1.5), "touched_by_blocks.alike is 1.5"),
+    ],
+)
+def test_blocks_that_cannot_be(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        touched_by_blocks(*numbers)
+
+
 # Rounds.
 
 

@@ -11,7 +11,7 @@ import pytest
 from anatomy.cost.inference import waiting
 from anatomy.cost.inference.answers import between_tokens
 from anatomy.cost.inference.queueing import Policy, simulate, static
-from anatomy.cost.inference.step_costs import Affine, Work
+from anatomy.cost.inference.step_costs import Affine, Table, Work
 from anatomy.cost.inference.traffic import Requests, geometric_lengths, lognormal_lengths, poisson, uniform_lengths
 from hypothesis import given, settings
 
@@ -267,6 +267,17 @@ def test_a_plain_function_is_a_cost_and_longer_batches_change_nothing():
 
 
 TEN = Requests(arrival=np.arange(10.0), prompt=np.ones(10), output=np.ones(10))
+LONG = dataclasses.replace(TEN, output=np.full(10, 40.0))
+FALLING = Table([1.0], [0.0, 10.0], [0.0], [[[1.0], [0.1]]])  # below 0 from eleven tokens on
+
+
+def test_use_of_slots_is_that_of_all_steps_or_none():
+    made = [simulate(LONG, Policy(slots=4), COST, trace=trace) for trace in (0, 20, 512)]
+    for wrong in (made[0], made[1], made[2].settled()):
+        with pytest.raises(ValueError, match=r"slot_use.steps, in seconds of slots, is .*; allowed: about"):
+            wrong.slot_use(4)
+    assert 0 < float(made[2].slot_use(4)) <= 1
+    assert 0 < float(jax.jit(lambda answers: answers.slot_use(4))(made[2])) <= 1
 
 
 @pytest.mark.parametrize(
@@ -283,6 +294,9 @@ TEN = Requests(arrival=np.arange(10.0), prompt=np.ones(10), output=np.ones(10))
         (lambda: simulate(TEN, Policy(slots=4), COST, trace=-1), "simulate.trace is -1"),
         (lambda: simulate(TEN, Policy(slots=4), Affine(step=0.0)), "simulate.cost is 0"),
         (lambda: simulate(TEN, Policy(slots=4), lambda work: work.sequences / 0.0), "simulate.cost is inf"),
+        (lambda: simulate(LONG, Policy(slots=1), FALLING), "simulate.cost is -[0-9.]+; allowed: a finite number at"),
+        (lambda: simulate(LONG, Policy(slots=4), lambda work: (3.0 - work.sequences) ** 0.5), "simulate.cost is nan"),
+        (lambda: simulate(LONG, Policy(slots=4), lambda work: 1 / (3.0 - work.sequences)), "simulate.cost is inf"),
         (lambda: jax.jit(lambda n: simulate(TEN, Policy(slots=n), COST).finish)(4.0), "simulate.width is None"),
         (lambda: simulate(TEN, Policy(slots=4), COST).settled(0.6), "settled.skip is 0.6"),
         (lambda: poisson(KEY, 3, 0.0), "poisson.rate is 0"),

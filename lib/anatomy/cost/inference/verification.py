@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from anatomy.cost.inference.speculation import expected_tokens
 from anatomy.cost.inference.steps import Overheads, decode, micro_batches
 from anatomy.cost.occupancy import copying
+from anatomy.cost.routing import check_routing
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, number, spec
 
@@ -36,9 +37,9 @@ def touched_by_blocks(blocks: Scalar, block: Scalar, experts: Scalar, top_k: Sca
         alike: rho, from 0 to 1.
 
     Raises:
-        TypeError, ValueError: a number is below 0, or alike is not from 0 to 1.
+        TypeError, ValueError: alike is not from 0 to 1; and as `routing.check_routing`.
     """
-    check_arguments("touched_by_blocks", AT_LEAST_ZERO, blocks=blocks, block=block)
+    check_routing("touched_by_blocks", experts, top_k, blocks=blocks, block=block)
     check_arguments("touched_by_blocks", UP_TO_ONE, alike=alike)
     return experts * (1 - copying(1 - top_k / experts, alike, block) ** blocks)
 
