@@ -22,7 +22,9 @@ analysis = LLMAnalysis(
         hidden_dim=asked["d_model"],
         vocab_size=asked["vocabulary"],
         max_seq_len=2 * asked["context"],
-        ffn_embed_dim=asked["d_model"] * round(1.5 * asked["d_ff"] / asked["d_model"]),
+        # A gate is a third matrix: as many parameters as two of one and a half times the width.
+        ffn_embed_dim=round(1.5 * asked["d_ff"]),
+        expansion_ratio=1.5 * asked["d_ff"] / asked["d_model"],
     ),
     get_gpu_config_by_name("a100-sxm-80gb"),
     get_dtype_config_by_name("w16a16e16"),

@@ -136,3 +136,33 @@ def test_fullest_expert_at_the_ends():
     assert float(fullest_expert(100, 1, 1)) == pytest.approx(100)  # one expert sees all
     assert float(fullest_expert(100, 8, 8)) == pytest.approx(100)  # and so do eight of eight
     assert float(fullest_expert(1, 8, 2)) == pytest.approx(1, rel=0.06)  # of one token, it is rough
+
+
+# What cannot be.
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: experts_touched(8, 2, 16), r"experts_touched.top_k is 16; allowed: at most experts \(2\)"),
+        (lambda: experts_touched(8, 16, np.array([2.0, 17.0])), "experts_touched.top_k is 17"),
+        (lambda: experts_touched(-1.0, 16, 2), "experts_touched.tokens is -1"),
+        (lambda: experts_touched(1.0, 0.5, 0.5), "experts_touched.experts is 0.5"),
+        (lambda: tokens_per_expert(8, 16, -2), "tokens_per_expert.top_k is -2"),
+        (lambda: spread_per_expert(8, 16, 2, 1.5), "spread_per_expert.alike is 1.5"),
+        (lambda: spread_per_expert(8, 16, 2, 0.5, 0.5), "spread_per_expert.group is 0.5"),
+        (lambda: fullest_expert(8, 2, 16), "fullest_expert.top_k is 16"),
+        (lambda: fullest_expert(2.5, 16, 2), "fullest_expert.tokens is 2.5; allowed: a whole number"),
+        (lambda: fullest_about(8.0, -1.0, 16), "fullest_about.spread is -1"),
+        (lambda: fullest_about(8.0, 1.0, 1), "fullest_about.experts is 1; allowed: a number at least 2"),
+    ],
+)
+def test_nonsense_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_traced_numbers_pass():
+    found = jax.jit(jax.vmap(experts_touched, (None, None, 0)))(8.0, 16.0, np.array([2.0, 4.0]))
+    assert np.asarray(found) == pytest.approx([float(experts_touched(8, 16, k)) for k in (2, 4)])
+    assert np.isfinite(jax.grad(experts_touched, 2)(8.0, 16.0, 2.0))

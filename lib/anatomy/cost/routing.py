@@ -4,13 +4,39 @@ Symbols: n tokens, E experts, k of them for each token; p = k / E is the chance 
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import betainc
 
 from anatomy.specs import Scalar
+from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, is_concrete, refuse_where, shown
+
+
+def check_routing(owner: str, experts: Scalar, top_k: Scalar, **counts: Scalar) -> None:
+    """Refuse what no routing has; traced numbers pass.
+
+    Args:
+        owner: function that was called.
+        experts: E.
+        top_k: k.
+        counts: of tokens, by name.
+
+    Raises:
+        TypeError, ValueError: experts is below 1, top_k not from 0 to experts, or a count below 0.
+    """
+    check_arguments(owner, AT_LEAST_ZERO, **counts, top_k=top_k)
+    check_arguments(owner, AT_LEAST_ONE, experts=experts)
+    if is_concrete((experts, top_k)):
+        wrong = np.asarray(top_k) > np.asarray(experts)
+        refuse_where(wrong, f"{owner}.top_k", top_k, f"at most experts ({shown(experts)})")
 
 
 def tokens_per_expert(tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
-    """Mean tokens that an expert sees of a batch: n k / E."""
+    """Mean tokens that an expert sees of a batch: n k / E.
+
+    Raises:
+        TypeError, ValueError: as `check_routing`.
+    """
+    check_routing("tokens_per_expert", experts, top_k, tokens=tokens)
     return tokens * top_k / experts
 
 
@@ -32,8 +58,14 @@ def spread_per_expert(
         alike: rho, between 0 (independent) and 1 (a whole sequence goes where its first token goes).
         group: m, tokens in a sequence.
 
+    Raises:
+        TypeError, ValueError: alike is not from 0 to 1, or group is below 1; and as `check_routing`.
+
     Source: kish1965survey for the design effect.
     """
+    check_routing("spread_per_expert", experts, top_k, tokens=tokens)
+    check_arguments("spread_per_expert", between(high=1.0), alike=alike)
+    check_arguments("spread_per_expert", AT_LEAST_ONE, group=group)
     p = top_k / experts
     return jnp.sqrt(tokens * p * (1 - p) * (1 + (group - 1) * alike))
 
@@ -42,7 +74,11 @@ def experts_touched(tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
     """Experts that at least one token visits, expected: E (1 - (1 - k / E)^n).
 
     Exact where each token chooses k distinct experts, every set as likely, independently of the others.
+
+    Raises:
+        TypeError, ValueError: as `check_routing`.
     """
+    check_routing("experts_touched", experts, top_k, tokens=tokens)
     return experts * (1 - (1 - top_k / experts) ** tokens)
 
 
@@ -65,8 +101,13 @@ def fullest_expert(tokens: int, experts: Scalar, top_k: Scalar) -> Scalar:
         To about 2 % of what is counted, from eight tokens on. F is the binomial distribution, by the
         incomplete beta function I.
 
+    Raises:
+        TypeError, ValueError: tokens is not whole; and as `check_routing`.
+
     Source: raab1998balls for balls in bins.
     """
+    check_routing("fullest_expert", experts, top_k)
+    check_arguments("fullest_expert", between(whole=True), tokens=tokens)
     j = jnp.arange(tokens, dtype=float)
     within = betainc(tokens - j, j + 1, 1 - top_k / experts)
     mean = tokens_per_expert(tokens, experts, top_k)
@@ -80,8 +121,13 @@ def fullest_about(mean: Scalar, spread: Scalar, experts: Scalar) -> Scalar:
 
     It is low where an expert sees a token or fewer.
 
+    Raises:
+        TypeError, ValueError: mean or spread is below 0, or experts below 2.
+
     Source: the limit of extremes of normal numbers, gamma being Euler's constant; raab1998balls for counts.
     """
+    check_arguments("fullest_about", AT_LEAST_ZERO, mean=mean, spread=spread)
+    check_arguments("fullest_about", between(2.0), experts=experts)
     t = jnp.sqrt(2 * jnp.log(experts))
     above = t - (jnp.log(jnp.log(experts)) + jnp.log(4 * jnp.pi)) / (2 * t) + jnp.euler_gamma / t
     return mean + spread * _apart(experts) * above

@@ -201,3 +201,31 @@ def test_bad_threshold():
 def test_bad_draws(draws):
     with pytest.raises(ValueError, match=r"multi_round.draws is .*; allowed: a whole number at least 1"):
         multi_round(np.array([1.0]), np.array([1.0]), draws)
+
+
+P, TWO, NEGATIVE = np.array([0.5, 0.5]), np.array([[0.5, 0.5], [0.5, 1.5]]), np.array([1.5, -0.5])
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: alignment(np.array([3, 3]), np.array([5, 5])), "alignment.p, added up, is 6; allowed: 1"),
+        (lambda: exact(P, TWO), "exact.q, added up, is 2"),
+        (lambda: exact(NEGATIVE, P), "exact.p is -0.5"),
+        (lambda: exact(P * np.nan, P), "exact.p is nan"),
+        (lambda: lenient(P, 2 * P, 0.5), "lenient.q, added up, is 2"),
+        (lambda: threshold(TWO, 0.1), "threshold.p, added up, is 2"),
+        (lambda: multi_round(0 * P, P, 2), "multi_round.p, added up, is 0"),
+        (lambda: total_variation(P, NEGATIVE), "total_variation.other is -0.5"),
+        (lambda: divergence(TWO, P), "divergence.one, added up, is 2"),
+        (lambda: cross_entropy(P, TWO), "cross_entropy.judge, added up, is 2"),
+    ],
+)
+def test_what_is_no_distribution_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_single_precision_and_traced_laws_pass():
+    p, q = (np.random.default_rng(seed).dirichlet(np.ones(50_000)).astype(np.float32) for seed in (0, 1))
+    assert float(jax.jit(alignment)(p, q)) == pytest.approx(float(alignment(p, q)), rel=1e-5)

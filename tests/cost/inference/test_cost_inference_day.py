@@ -1,5 +1,7 @@
 """A day of a fleet: shares add up, limits are known, and it agrees with an account kept hour by hour."""
 
+import math
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -48,12 +50,23 @@ def test_it_is_the_account_kept_hour_by_hour(swing, deployments, turning):
     assert float(made.unserved) == pytest.approx(1 - served / (load.sum() * 0.5), abs=1e-9)
 
 
-@given(st.floats(1, 500), st.floats(0.1, 50), st.floats(0, 3), st.floats(0.01, 100))
-def test_largest_load_is_the_inverse_of_the_wait(servers, service, spread, wait):
-    load = float(waiting.largest_load(servers, service, spread, wait))
+@given(st.integers(1, 500), st.floats(0.1, 50), st.floats(0.01, 100))
+def test_largest_load_is_the_inverse_of_the_wait(servers, service, wait):
+    load = float(waiting.largest_load(servers, service, wait))
     assert 0 < load < 1
-    found = float(waiting.mgc_wait(servers, load * servers / service, service, spread))
+    found = float(waiting.mmc_wait(servers, load * servers / service, service))
     assert found == pytest.approx(wait, rel=1e-3) or load > 1 - 1e-9
+
+
+def test_largest_load_of_few_servers_is_exact():
+    """Two servers: W = rho^2 / (1 - rho^2) E[S], so that rho = sqrt(w / (1 + w)) with w = W / E[S]."""
+    for wait in (0.01, 1.0, 20.0):
+        assert float(waiting.largest_load(2, 4.0, 4 * wait)) == pytest.approx((wait / (1 + wait)) ** 0.5, rel=1e-9)
+    # So of eight: sums of the Poisson law, without the gamma function.
+    load = float(waiting.largest_load(8, 208.0, 1.0))
+    terms = [(8 * load) ** k / math.factorial(k) for k in range(9)]
+    waits = terms[8] / (1 - load) / (sum(terms[:8]) + terms[8] / (1 - load))
+    assert waits * 208.0 / (8 * (1 - load)) == pytest.approx(1.0, rel=1e-9)
 
 
 def test_under_vmap_and_jit_as_plain():
@@ -73,7 +86,8 @@ def test_under_vmap_and_jit_as_plain():
         (lambda: day(HOURS, 0.0), "day.capacity is 0"),
         (lambda: day(HOURS, 1.0, 1.5), "day.usable is 1.5"),
         (lambda: day(HOURS, 1.0, 1.0, 2.5), "day.deployments is 2.5"),
-        (lambda: waiting.largest_load(8.0, 1.0, 1.0, -1.0), "largest_load.wait is -1"),
+        (lambda: waiting.largest_load(8.0, 1.0, -1.0), "largest_load.wait is -1"),
+        (lambda: waiting.largest_load(2.5, 1.0, 1.0), "erlang_c.servers is 2.5"),
     ],
 )
 def test_nonsense_is_refused(call, message):

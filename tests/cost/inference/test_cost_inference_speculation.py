@@ -238,6 +238,12 @@ def test_published_speed_ups():
         (lambda: stationary_length(1.0, 0.1), r"stationary_length.alignment is 1; allowed: a number below 1"),
         (lambda: stationary_length(0.5, 1.5), r"stationary_length.block is 1; allowed: a number above draft"),
         (lambda: staged_draft(0.1, 0, jnp.ones(2), 0.1), r"staged_draft.length is 0"),
+        (lambda: staged_draft(0.1, 2, jnp.array([1.0, 0.5, 0.6]), 0.1), r"tokens_law.survival is 0.6"),
+        (lambda: tokens_law(np.array([1.0, 0.2, 0.5])), r"tokens_law.survival is 0.5; allowed: 1 of no token, then"),
+        (lambda: tokens_moments(np.array([0.9, 0.5])), r"tokens_moments.survival is 0.9"),
+        (lambda: best_length(jnp.array([1.0, 1.5]), 0.1), r"by_length.survival is 1.5"),
+        (lambda: best_length(jnp.array([1.0, -0.5]), 0.1), r"by_length.survival is -0.5"),
+        (lambda: best_length(jnp.array([1.0, float("nan")]), 0.1), r"by_length.survival is nan"),
     ],
 )
 def test_bad_input(call, message):

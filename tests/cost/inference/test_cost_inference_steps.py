@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from anatomy.cost import collectives
-from anatomy.cost.inference import steps
 from anatomy.cost.inference.steps import decode, overheads, prefill, slowest_stage
 from anatomy.cost.training import derate
 from anatomy.specs import Serving, architecture, catalogue
@@ -198,6 +197,16 @@ def test_a_prompt_costs_what_its_tokens_cost_and_the_logits_of_its_last():
     assert float(made.tokens) == 8192 and float(made.period) == pytest.approx(float(made.seconds))
 
 
+@pytest.mark.parametrize("run", [decode, prefill])
+def test_sequences_fewer_than_micro_batches_are_one_each(run):
+    for few in (1.0, 5.0):
+        found, expected = (
+            run(GPT4, ARTICLE.replace(micro_batches=m), CLUSTER, AMPERE, few, 100.0) for m in (16.0, few)
+        )
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert float(one) == pytest.approx(float(other), rel=1e-12)
+
+
 def test_gathered_weights_on_one_chip_are_the_plain_layout():
     one, other = (prefill(LLAMA, Serving(gathered=g), CLUSTER, AMPERE, 2.0, 512.0) for g in (0.0, 1.0))
     assert float(one.compute) == pytest.approx(float(other.compute))
@@ -344,6 +353,8 @@ def test_nonsense_is_refused(call, words):
 
 
 def test_derated_links_keep_their_shape():
-    net = derate(CLUSTER, AMPERE.efficiency)
-    assert net.slowest_link(8.0).axes == 0
-    assert isinstance(steps.KERNELS, float)
+    link = dataclasses.replace(CLUSTER.node.link, axes=3.0, side=4.0)
+    torus = dataclasses.replace(CLUSTER, node=dataclasses.replace(CLUSTER.node, link=link))
+    slow = derate(torus, AMPERE.efficiency).node.link
+    assert (slow.axes, slow.side) == (3, 4)
+    assert float(slow.bandwidth) == pytest.approx(AMPERE.efficiency.link * link.bandwidth)

@@ -54,6 +54,20 @@ def test_limits_of_experts_touched(blocks, block, experts, alike, data):
     assert together * (1 - 1e-9) <= touched <= apart * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(
+    "numbers, message",
+    [
+        ((8, 4, 2, 16), r"touched_by_blocks.top_k is 16; allowed: at most experts \(2\)"),
+        ((-1, 4, 16, 2), "touched_by_blocks.blocks is -1"),
+        ((8, -4.0, 16, 2), "touched_by_blocks.block is -4"),
+        ((8, 4, 16, 2, 1.5), "touched_by_blocks.alike is 1.5"),
+    ],
+)
+def test_blocks_that_cannot_be(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        touched_by_blocks(*numbers)
+
+
 # Rounds.
 
 
@@ -106,6 +120,13 @@ def test_in_a_pipeline_the_draft_is_one_stage_more():
     assert float(made.draft) < stage and float(made.waiting) >= 0
     slow = speculate(GPT4, GPT3, PIPED, ONE, CLUSTER, AMPERE, 256.0, 2048.0, 4.0, 0.7)
     assert float(slow.seconds) == pytest.approx(16 * float(slow.draft))  # a slow draft sets the pace
+
+
+def test_sequences_fewer_than_micro_batches_are_one_each():
+    for few in (1.0, 5.0):
+        found, expected = (round_of(plan=PIPED.replace(micro_batches=m), sequences=few) for m in (16.0, few))
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            assert float(one) == pytest.approx(float(other), rel=1e-12)
 
 
 def test_tokens_may_be_given():

@@ -11,7 +11,7 @@ import pytest
 from anatomy.cost.inference import waiting
 from anatomy.cost.inference.answers import between_tokens
 from anatomy.cost.inference.queueing import Policy, simulate, static
-from anatomy.cost.inference.step_costs import Affine, Work
+from anatomy.cost.inference.step_costs import Affine, Table, Work
 from anatomy.cost.inference.traffic import Requests, geometric_lengths, lognormal_lengths, poisson, uniform_lengths
 from hypothesis import given, settings
 
@@ -74,7 +74,7 @@ def in_plain_python(requests, policy, cost):
                 times = one["times"]
                 found[one["i"]] = {
                     "start": one["start"], "first": times[0], "finish": clock if policy.held else times[-1],
-                    "released": clock, "gap": max(np.diff(times), default=0.0),
+                    "released": clock, "gap": max(np.diff(times), default=0.0), "prompted": one["prompt"] > 0,
                 }  # fmt: skip
             flight = [one for one in flight if one not in over]
     return {name: np.array([found[i][name] for i in range(len(rows))]) for name in found[0]}
@@ -87,7 +87,7 @@ policies = st.builds(
     ),
     st.integers(1, WIDTH), st.integers(0, 3), st.sampled_from([1.0, 3.0, 7.0, np.inf]), st.integers(1, WIDTH),
 )  # fmt: skip
-lists = st.lists(st.tuples(st.floats(0, 3), st.integers(1, 12), st.integers(1, 15)), min_size=COUNT, max_size=COUNT)
+lists = st.lists(st.tuples(st.floats(0, 3), st.integers(0, 12), st.integers(1, 15)), min_size=COUNT, max_size=COUNT)
 
 
 @settings(max_examples=60)
@@ -96,15 +96,22 @@ def test_it_is_the_server_in_plain_python(rows, policy):
     gaps, prompt, output = (np.array(column, float) for column in zip(*rows, strict=True))
     requests = Requests(arrival=np.cumsum(gaps), prompt=prompt, output=output)
     found, expected = simulate(requests, policy, COST, width=WIDTH, trace=1024), in_plain_python(requests, policy, COST)
+    prompted = expected.pop("prompted")
     for name, values in expected.items():
         np.testing.assert_allclose(getattr(found, name), values, rtol=1e-9, atol=1e-9, err_msg=name)
-    # What was kept of the steps makes all tokens, and fills the slots as long as they were held.
+    # What was kept of the steps makes all tokens but those that end a prompt, and fills the slots while they are held.
     steps = found.steps
-    ends = int(np.sum(output[prompt > 0]))
-    assert float(jnp.sum(steps.steps * steps.making)) == ends - COUNT
+    assert float(jnp.sum(steps.steps * steps.making)) == np.sum(output) - np.sum(prompted)
     held = float(jnp.sum(steps.seconds * steps.taken))
     assert held == pytest.approx(float(jnp.sum(found.released - found.start)), rel=1e-9)
-    assert 0 < float(found.slot_use(policy.slots)) <= 1
+    assert 0 < float(found.slot_use(policy.slots)) <= 1 + 1e-12
+
+
+def test_who_has_no_prompt_does_not_wait_for_the_prompts_of_others():
+    requests = Requests(arrival=np.zeros(2), prompt=np.array([9.0, 0.0]), output=np.array([1.0, 2.0]))
+    found = simulate(requests, Policy(slots=2, chunk=3.0), Affine(step=1.0))
+    np.testing.assert_allclose(found.first, [3, 1])
+    np.testing.assert_allclose(found.finish, [3, 2])
 
 
 @settings(max_examples=20)
@@ -260,6 +267,17 @@ def test_a_plain_function_is_a_cost_and_longer_batches_change_nothing():
 
 
 TEN = Requests(arrival=np.arange(10.0), prompt=np.ones(10), output=np.ones(10))
+LONG = dataclasses.replace(TEN, output=np.full(10, 40.0))
+FALLING = Table([1.0], [0.0, 10.0], [0.0], [[[1.0], [0.1]]])  # below 0 from eleven tokens on
+
+
+def test_use_of_slots_is_that_of_all_steps_or_none():
+    made = [simulate(LONG, Policy(slots=4), COST, trace=trace) for trace in (0, 20, 512)]
+    for wrong in (made[0], made[1], made[2].settled()):
+        with pytest.raises(ValueError, match=r"slot_use.steps, in seconds of slots, is .*; allowed: about"):
+            wrong.slot_use(4)
+    assert 0 < float(made[2].slot_use(4)) <= 1
+    assert 0 < float(jax.jit(lambda answers: answers.slot_use(4))(made[2])) <= 1
 
 
 @pytest.mark.parametrize(
@@ -276,6 +294,9 @@ TEN = Requests(arrival=np.arange(10.0), prompt=np.ones(10), output=np.ones(10))
         (lambda: simulate(TEN, Policy(slots=4), COST, trace=-1), "simulate.trace is -1"),
         (lambda: simulate(TEN, Policy(slots=4), Affine(step=0.0)), "simulate.cost is 0"),
         (lambda: simulate(TEN, Policy(slots=4), lambda work: work.sequences / 0.0), "simulate.cost is inf"),
+        (lambda: simulate(LONG, Policy(slots=1), FALLING), "simulate.cost is -[0-9.]+; allowed: a finite number at"),
+        (lambda: simulate(LONG, Policy(slots=4), lambda work: (3.0 - work.sequences) ** 0.5), "simulate.cost is nan"),
+        (lambda: simulate(LONG, Policy(slots=4), lambda work: 1 / (3.0 - work.sequences)), "simulate.cost is inf"),
         (lambda: jax.jit(lambda n: simulate(TEN, Policy(slots=n), COST).finish)(4.0), "simulate.width is None"),
         (lambda: simulate(TEN, Policy(slots=4), COST).settled(0.6), "settled.skip is 0.6"),
         (lambda: poisson(KEY, 3, 0.0), "poisson.rate is 0"),

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from anatomy.specs.base import Scalar, between, check_arguments, register
+from anatomy.specs.base import Scalar, between, check_arguments, is_concrete, refuse_where, register
+
+BETWEEN_STEPS = 0.05  # of the time of slots, that a clock may see pass between steps
 
 
 class Steps(NamedTuple):
@@ -116,7 +118,17 @@ class Answers:
         return came - jnp.searchsorted(jnp.sort(end), times, side="right")
 
     def slot_use(self, slots: Scalar) -> Float[Array, "..."]:
-        """Share of so many slots' time, over the whole span, in which a request was read or got tokens."""
+        """Share of so many slots' time, over the whole span, in which a request was read or got tokens.
+
+        Raises:
+            ValueError: the steps that were kept are not those of these requests: they hold slots for another time.
+        """
+        held = jnp.sum(self.steps.seconds * self.steps.taken, axis=-1)
+        asked = jnp.sum(self.released - self.start, axis=-1)
+        if is_concrete((held, asked)):
+            wrong = ~(np.abs(np.asarray(held / asked) - 1) <= BETWEEN_STEPS)
+            allowed = "about the time for which the requests had slots: keep all steps, and all requests"
+            refuse_where(wrong, "slot_use.steps, in seconds of slots,", held, allowed)
         useful = self.steps.seconds * (self.steps.making + self.steps.reading)
         return jnp.sum(useful, axis=-1) / (slots * self.span)
 

@@ -87,6 +87,7 @@ class _State(NamedTuple):
     done: Int[Array, ""]
     slots: _Slots
     rows: Float[Array, "requests columns"]
+    impossible: Float[Array, ""]  # cost of a step, the last below 0 or not finite; 0 where there was none
 
 
 def simulate(
@@ -110,8 +111,9 @@ def simulate(
         What became of each request, and the steps that were kept.
 
     Raises:
-        ValueError: width is no whole number of at least the policy's slots, or trace none of at least 0; or a step
-            of one sequence with one token costs no finite number above 0 seconds.
+        ValueError: width is no whole number of at least the policy's slots, or trace none of at least 0; a step
+            of one sequence with one token costs no finite number above 0 seconds, or another no finite one from 0 on,
+            where it is not traced.
         TypeError: cost cannot be called.
     """
     traced = isinstance(policy.slots, jax.core.Tracer)
@@ -130,12 +132,18 @@ def simulate(
     if is_concrete(once):
         wrong = ~(np.isfinite(once) & (np.asarray(once) > 0))
         refuse_where(wrong, "simulate.cost", once, "a finite number above 0 (s) for a step of one sequence")
-    return _simulate(requests, policy, cost, int(width), int(trace))
+    made, impossible = _simulate(requests, policy, cost, int(width), int(trace))
+    if is_concrete(impossible):
+        wrong = np.asarray(impossible) != 0
+        refuse_where(wrong, "simulate.cost", impossible, "a finite number at least 0 (s) for every step that comes")
+    return made
 
 
 @partial(jax.jit, static_argnames=("width", "trace"))
-def _simulate(requests: Requests, policy: Policy, cost: Callable[[Work], Scalar], width: int, trace: int) -> Answers:
-    """All of it, compiled."""
+def _simulate(
+    requests: Requests, policy: Policy, cost: Callable[[Work], Scalar], width: int, trace: int
+) -> tuple[Answers, Float[Array, ""]]:
+    """All of it, compiled; and the cost of a step that cannot be, or 0."""
     arrival, prompt, output = (jnp.asarray(x, float) for x in (requests.arrival, requests.prompt, requests.output))
     count = arrival.shape[0]
     coming = tuple(jnp.append(x, last) for x, last in ((arrival, jnp.inf), (prompt, 0.0), (output, 1.0)))
@@ -144,6 +152,7 @@ def _simulate(requests: Requests, policy: Policy, cost: Callable[[Work], Scalar]
     state = _State(
         clock=none, next=jnp.array(0), promised=none, read=none, done=jnp.array(0),
         slots=_Slots(jnp.full(width, count), *[zero] * 8), rows=jnp.full((count, len(Answers.ROW)), jnp.nan),
+        impossible=none,
     )  # fmt: skip
     kept = jnp.zeros((-(-trace // SEGMENT) * SEGMENT, len(Steps._fields)))
 
@@ -163,7 +172,8 @@ def _simulate(requests: Requests, policy: Policy, cost: Callable[[Work], Scalar]
 
     state, kept, _ = jax.lax.while_loop(unfinished, segment, (state, kept, jnp.array(0)))
     columns = dict(zip(Answers.ROW, state.rows.T, strict=True))
-    return Answers(arrival=arrival, prompt=prompt, output=output, **columns, steps=Steps(*kept[:trace].T))
+    made = Answers(arrival=arrival, prompt=prompt, output=output, **columns, steps=Steps(*kept[:trace].T))
+    return made, state.impossible
 
 
 def _turn(
@@ -175,7 +185,7 @@ def _turn(
     taken = s.request < count
 
     # Prompts are read in the order of arrival, so what is read of all is what is read of each.
-    reading = taken & (s.end > state.read)
+    reading = taken & (s.prompt > 0) & (s.end > state.read)
     left = state.promised - state.read
     read = jnp.where(left <= policy.chunk, state.promised, state.read + policy.chunk)
     before, after = (jnp.clip(r - (s.end - s.prompt), 0.0, s.prompt) for r in (state.read, read))
@@ -202,6 +212,8 @@ def _turn(
     steps = jnp.where(free, jnp.clip(jnp.floor(gap / end), 1.0, most), most)
     busy = jnp.any(taken)
     duration = jnp.where(busy, steps * (begin + slope * (steps - 1) / 2), 0.0)
+    worst = jnp.where((begin >= 0) & jnp.isfinite(begin), end, begin)
+    possible = ~busy | ((worst >= 0) & jnp.isfinite(worst))
     clock = state.clock + duration
 
     came = reading & (s.end <= read)  # its first token
@@ -220,7 +232,10 @@ def _turn(
         start=state.clock, seconds=duration, steps=jnp.where(busy, steps, 0.0), making=jnp.sum(making, dtype=float),
         computed=n, prompt=jnp.sum(now), reading=jnp.sum(reading, dtype=float), taken=jnp.sum(taken, dtype=float),
     )  # fmt: skip
-    after_turn = state._replace(clock=clock, read=read, done=state.done + jnp.sum(out), slots=slots, rows=rows)
+    after_turn = state._replace(
+        clock=clock, read=read, done=state.done + jnp.sum(out), slots=slots, rows=rows,
+        impossible=jnp.where(possible, state.impossible, worst),
+    )  # fmt: skip
     return after_turn, jnp.stack(step)
 
 

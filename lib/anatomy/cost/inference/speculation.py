@@ -22,6 +22,7 @@ from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ZERO, between, check_argumen
 
 UP_TO_ONE, COUNT = between(high=1.0), between(whole=True)
 TERMS = 14  # of the series near a = 1
+ROUNDING = 1e-6  # by which chances that are equal may differ
 NEAR = 0.1  # of (g + 1) (1 - a), below which it is used
 NEWTON = 6  # steps; each doubles the digits
 
@@ -138,8 +139,22 @@ def changing_survival(
     return jnp.stack(passed).sum(-1) @ start
 
 
+def _check_survival(owner: str, survival: Float[Array, "g+1"]) -> None:
+    """Refuse what cannot be S_0 to S_g; traced numbers pass."""
+    if is_concrete(survival):
+        told = np.asarray(survival, float)
+        fine = (np.diff(told, prepend=1.0) <= ROUNDING) & (told >= 0)
+        fine[:1] &= told[:1] >= 1 - ROUNDING
+        refuse_where(~fine, f"{owner}.survival", told, "1 of no token, then numbers from 0 on that do not rise")
+
+
 def tokens_law(survival: Float[Array, "g+1"]) -> Float[Array, "g+1"]:
-    """Chances that a round yields 1, 2, ..., g + 1 tokens: S_(t-1) - S_t, and S_g of all."""
+    """Chances that a round yields 1, 2, ..., g + 1 tokens: S_(t-1) - S_t, and S_g of all.
+
+    Raises:
+        ValueError: survival does not begin with 1, rises, or is below 0.
+    """
+    _check_survival("tokens_law", survival)
     return survival - jnp.concatenate([survival[1:], jnp.zeros(1)])
 
 
@@ -151,7 +166,12 @@ class Moments(NamedTuple):
 
 
 def tokens_moments(survival: Float[Array, "g+1"]) -> Moments:
-    """Mean and standard deviation of the tokens of a round: sum of S_i, and of (2 i + 1) S_i for the square."""
+    """Mean and standard deviation of the tokens of a round: sum of S_i, and of (2 i + 1) S_i for the square.
+
+    Raises:
+        ValueError: as `tokens_law`.
+    """
+    _check_survival("tokens_moments", survival)
     mean = survival.sum()
     square = jnp.sum((2 * jnp.arange(survival.shape[0]) + 1) * survival)
     return Moments(mean, jnp.sqrt(jnp.maximum(square - mean**2, 0.0)))
@@ -179,7 +199,12 @@ def speed_up(tokens: Scalar, length: Scalar, draft: Scalar, block: Scalar = 1.0)
 def by_length(
     survival: Float[Array, "g+1"], draft: Scalar, block: Scalar | Float[Array, "g+1"] = 1.0
 ) -> Float[Array, "g+1"]:
-    """Speed-up of every draft length from 0 to g; block is v of each, or of all."""
+    """Speed-up of every draft length from 0 to g; block is v of each, or of all.
+
+    Raises:
+        TypeError, ValueError: as `tokens_law` and `speed_up`.
+    """
+    _check_survival("by_length", survival)
     return speed_up(jnp.cumsum(survival), jnp.arange(survival.shape[0], dtype=float), draft, block)
 
 
@@ -192,6 +217,9 @@ def best_length(
         survival: S_0 to S_g.
         draft: c.
         block: v of each length, or of all.
+
+    Raises:
+        TypeError, ValueError: as `by_length`.
     """
     return jnp.argmax(by_length(survival, draft, block))
 
@@ -260,7 +288,7 @@ def staged_draft(
         block: v of the first draft for the second's tokens.
 
     Raises:
-        TypeError, ValueError: a cost is below 0, or length is below 1.
+        TypeError, ValueError: a cost is below 0, or length is below 1; and as `tokens_law`.
 
     Source: spector2023staged.
     """

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from anatomy.cost.inference.steps import Overheads, through_stages
+from anatomy.cost.inference.steps import Overheads, micro_batches, through_stages
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import FINITE, check_arguments, number, spec
 
@@ -119,8 +119,8 @@ class Modelled:
     def __call__(self, work: Work) -> Scalar:
         """Seconds of a step; see `anatomy.cost.inference.steps.decode`."""
         tokens = jnp.maximum(work.sequences + work.prompt, 1.0)
-        each = jnp.maximum(tokens / self.plan.micro_batches, 1.0)
-        turns = tokens / each
+        turns = micro_batches(self.plan, tokens)
+        each = tokens / turns
         attended = work.attended / tokens
         rows = (work.sequences + work.reading) / turns
         parts, slowest = through_stages(

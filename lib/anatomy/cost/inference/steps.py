@@ -120,7 +120,7 @@ def prefill(
     """Reading prompts: all their tokens at once.
 
     Micro-batches follow each other through the stages, so the last is out after the stages and m - 1 turns of the
-    slowest; the next prompts may follow at once.
+    slowest; the next prompts may follow at once. Prompts fewer than m are a micro-batch each.
 
     Args:
         model: that serves.
@@ -134,15 +134,15 @@ def prefill(
         TypeError, ValueError: sequences or prompt is not a finite number above 0.
     """
     check_arguments("prefill", FINITE, sequences=sequences, prompt=prompt)
-    n = sequences / plan.micro_batches * prompt
+    turns = micro_batches(plan, sequences)
+    each = sequences / turns
     attended = jnp.where(jnp.asarray(plan.fused_attention) > 0, (prompt + 1) / 2, prompt)
-    each = sequences / plan.micro_batches
-    parts, slowest = through_stages(model, plan, cluster, constants, n, attended, 0.0, each, each)
-    waiting = (plan.micro_batches - 1) * slowest
+    parts, slowest = through_stages(model, plan, cluster, constants, each * prompt, attended, 0.0, each, each)
+    waiting = (turns - 1) * slowest
     flop = model.flop_per_token((prompt + 1) / 2)
     # Only the last token of a prompt needs logits.
     flop = flop.without_scores - flop.unembedding * (1 - 1 / prompt) + flop.scores
-    return _pass(plan, cluster, parts, waiting, plan.micro_batches * slowest, sequences, prompt, flop)
+    return _pass(plan, cluster, parts, waiting, turns * slowest, sequences, prompt, flop)
 
 
 def decode(
@@ -159,7 +159,7 @@ def decode(
     """One step of generation: each sequence in flight gets its next token.
 
     A sequence can begin its next step when it is through all stages, and when the other micro-batches had their turn
-    at the slowest: max(sum of stages, m slowest).
+    at the slowest: max(sum of stages, m slowest). Sequences fewer than m are a micro-batch each.
 
     Args:
         model: that serves.
@@ -183,15 +183,21 @@ def decode(
     if touched is not None and is_concrete((touched, model.experts)):
         wrong = ~((np.asarray(touched) > 0) & (np.asarray(touched) <= model.experts * ROUNDING))
         refuse_where(wrong, "decode.touched", touched, f"a number above 0 and at most experts ({shown(model.experts)})")
-    each = sequences / plan.micro_batches
+    turns = micro_batches(plan, sequences)
+    each = sequences / turns
     n, attended = each * tokens, context + (tokens + 1) / 2
     parts, slowest = through_stages(
         model, plan, cluster, constants, n, attended, each * context, each, n, touched, imbalance
     )
     fill = sum(parts.values())
-    seconds = jnp.maximum(fill, plan.micro_batches * slowest)
+    seconds = jnp.maximum(fill, turns * slowest)
     flop = model.flop_per_token(attended).total
     return _pass(plan, cluster, parts, seconds - fill, seconds, sequences, tokens, flop)
+
+
+def micro_batches(plan: Serving, sequences: Scalar) -> Scalar:
+    """Micro-batches that so many sequences of a replica make: m, or as many as they are."""
+    return jnp.where(sequences < plan.micro_batches, jnp.maximum(sequences, 1.0), plan.micro_batches)
 
 
 def _pass(

@@ -9,8 +9,9 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from anatomy.cost.inference.speculation import expected_tokens
-from anatomy.cost.inference.steps import Overheads, decode
+from anatomy.cost.inference.steps import Overheads, decode, micro_batches
 from anatomy.cost.occupancy import copying
+from anatomy.cost.routing import check_routing
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, number, spec
 
@@ -36,9 +37,9 @@ def touched_by_blocks(blocks: Scalar, block: Scalar, experts: Scalar, top_k: Sca
         alike: rho, from 0 to 1.
 
     Raises:
-        TypeError, ValueError: a number is below 0, or alike is not from 0 to 1.
+        TypeError, ValueError: alike is not from 0 to 1; and as `routing.check_routing`.
     """
-    check_arguments("touched_by_blocks", AT_LEAST_ZERO, blocks=blocks, block=block)
+    check_routing("touched_by_blocks", experts, top_k, blocks=blocks, block=block)
     check_arguments("touched_by_blocks", UP_TO_ONE, alike=alike)
     return experts * (1 - copying(1 - top_k / experts, alike, block) ** blocks)
 
@@ -118,7 +119,8 @@ def speculate(
     check_arguments("speculate", AT_LEAST_ZERO, length=length)
     check_arguments("speculate", UP_TO_ONE, alignment=alignment, alike=alike)
     check_arguments("speculate", AT_LEAST_ONE, sequences=sequences)
-    each, turns = sequences / plan.micro_batches, plan.micro_batches
+    turns = micro_batches(plan, sequences)
+    each = sequences / turns
     touched = touched_by_blocks(each * plan.expert, length + 1.0, model.experts, model.top_k, alike)
     plain = decode(model, plan, cluster, constants, sequences, context)
     read = decode(model, plan, cluster, constants, sequences, context, length + 1.0, touched)

@@ -142,30 +142,29 @@ def mgc_wait(servers: Scalar, rate: Scalar, service: Scalar, spread: Scalar) -> 
     return jnp.where(load < 1, wait, jnp.inf)
 
 
-def largest_load(servers: Scalar, service: Scalar, spread: Scalar, wait: Scalar) -> Scalar:
-    """Load at which requests wait so long on average, c servers: the inverse of `mgc_wait`, by bisection.
+def largest_load(servers: Scalar, service: Scalar, wait: Scalar) -> Scalar:
+    """Load at which requests wait so long on average, M/M/c: the inverse of `mmc_wait`, by bisection.
 
     Args:
         servers: c.
-        service: E[S], seconds.
-        spread: C.
+        service: E[S], seconds; exponential.
         wait: seconds that are allowed.
 
     Returns:
         Between 0 and 1.
 
     Raises:
-        TypeError, ValueError: as `mgc_wait`, or wait is below 0.
+        TypeError, ValueError: as `mmc_wait`, or wait is below 0.
     """
     check_arguments("largest_load", AT_LEAST_ZERO, wait=wait)
 
     def halve(_: int, ends: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         low, high = ends
         middle = (low + high) / 2
-        late = mgc_wait(servers, middle * servers / service, service, spread) > wait
+        late = mmc_wait(servers, middle * servers / service, service) > wait
         return jnp.where(late, low, middle), jnp.where(late, middle, high)
 
-    zero = jnp.zeros(jnp.broadcast_shapes(*(jnp.shape(x) for x in (servers, service, spread, wait))))
+    zero = jnp.zeros(jnp.broadcast_shapes(*(jnp.shape(x) for x in (servers, service, wait))))
     return jax.lax.fori_loop(0, 60, halve, (zero, zero + 1.0))[0]
 
 
