@@ -9,13 +9,14 @@ from anatomy.train import checkpoint, killed
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("kind", killed.KINDS)
+def test_a_killed_run_ends_with_the_same_bits(kind, tmp_path):
     """SIGKILL at steps that chance chooses; then against the run that was never killed."""
     chance = np.random.default_rng(os.getpid())
     steps = sorted(int(step) for step in chance.choice(np.arange(1, 45), 2, replace=False))
     never, again = tmp_path / "never", tmp_path / "killed"
-    assert killed.run(never) == []
-    left = killed.run(again, steps)
+    assert killed.run(never, kind=kind) == []
+    left = killed.run(again, steps, kind)
     # None was killed at the end, and the second not before the first.
     assert all(step <= at < killed.TRAINING.steps for step, at in zip(steps, left, strict=True)) and left == sorted(
         left
@@ -25,7 +26,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     assert one["history.loss"].shape == (killed.TRAINING.steps,) and np.all(one["history.loss"] > 0)
     # A finished run cannot be killed any more.
     with pytest.raises(RuntimeError, match="was not killed after step 99: it ended and said nothing"):
-        killed.run(never, [99])
+        killed.run(never, [99], kind)
 
 
 @pytest.mark.slow

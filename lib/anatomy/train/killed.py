@@ -1,11 +1,12 @@
 """A small training in a process of its own, killed and started again, beside one that was never killed.
 
 `python -m anatomy.train.killed DIRECTORY` trains a small model on a Markov source, with a checkpoint at each step, or
-goes on where the last checkpoint in the directory ends. SIGKILL cannot be caught: whatever the process was about to
-write or to clean up is left as it is.
+goes on where the last checkpoint in the directory ends; with `sight` behind the directory, eyes for such a model.
+SIGKILL cannot be caught: whatever the process was about to write or to clean up is left as it is.
 """
 
 import argparse
+import dataclasses
 import os
 import signal
 import subprocess
@@ -14,27 +15,49 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from safetensors.numpy import load_file
 
-from anatomy.model import Config
-from anatomy.train import checkpoint
+from anatomy.model import Config, init
+from anatomy.model.vision import Vision
+from anatomy.train import checkpoint, tokens
+from anatomy.train.data import VOCABULARY
 from anatomy.train.loop import Training, train
 from anatomy.train.markov import random_markov
+from anatomy.train.vision import training
 
 CONFIG = Config(
     vocabulary=16, layers=2, d_model=32, heads=2, kv_heads=1, head_dim=16, d_ff=32, experts=4, top_k=2, context=32
 )
 TRAINING = Training(steps=60, batch=8, batch_start=4, ramp=100)
+EYES = Vision(d_image=16, heads=2, d_ff=16, latents=3, block_d_ff=16)
 LOOK = 0.005  # seconds between two looks for a checkpoint
 
 
-def run(directory: Path, kills: Sequence[int] = ()) -> list[int]:
+def text(directory: Path) -> None:
+    """Train the small model."""
+    train(CONFIG, TRAINING, random_markov(CONFIG.context), directory, "killed", every=1, progress=False)
+
+
+def sight(directory: Path) -> None:
+    """Train eyes for a model of that size which nobody trained, and which stays as it is."""
+    bpe, whole = tokens.tokenizer(VOCABULARY), dataclasses.replace(TRAINING, batch_start=0, ramp=0)
+    config = CONFIG.replace(vocabulary=VOCABULARY)
+    blind = init(config, jax.random.key(0))
+    training.train(config, EYES, whole, bpe, blind, 0, directory, "killed", every=1, progress=False)
+
+
+KINDS = {"text": text, "sight": sight}
+
+
+def run(directory: Path, kills: Sequence[int] = (), kind: str = "text") -> list[int]:
     """Train to the end. The process is killed as soon as it has written the checkpoint of each of these steps.
 
     Args:
         directory: of the checkpoints.
         kills: steps, in rising order. Where in the step that follows the kill falls is left to chance.
+        kind: what is trained, a key of `KINDS`.
 
     Returns:
         For each kill the step of the newest checkpoint that it left.
@@ -44,7 +67,7 @@ def run(directory: Path, kills: Sequence[int] = ()) -> list[int]:
     """
     left = []
     for step in kills:
-        process = _start(directory)
+        process = _start(directory, kind)
         while process.poll() is None and _step(directory) < step:
             time.sleep(LOOK)
         process.send_signal(signal.SIGKILL)
@@ -52,7 +75,7 @@ def run(directory: Path, kills: Sequence[int] = ()) -> list[int]:
         if process.returncode != -signal.SIGKILL:
             raise RuntimeError(f"the training was not killed after step {step}: {_last(said)}")
         left.append(_step(directory))
-    process = _start(directory)
+    process = _start(directory, kind)
     _, said = process.communicate()
     if process.returncode:
         raise RuntimeError(f"the training failed: {_last(said)}")
@@ -84,9 +107,9 @@ def differing(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> int:
     return sum(int(np.count_nonzero(a != b)) for a, b in bits)
 
 
-def _start(directory: Path) -> subprocess.Popen[str]:
+def _start(directory: Path, kind: str) -> subprocess.Popen[str]:
     """Start the training; programs that were compiled once are found again, beside the directory."""
-    command = [sys.executable, "-m", "anatomy.train.killed", str(directory)]
+    command = [sys.executable, "-m", "anatomy.train.killed", str(directory), kind]
     found = {
         "JAX_COMPILATION_CACHE_DIR": str(directory.parent / "programs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -109,8 +132,9 @@ def main() -> None:
     """Train, or go on where the last checkpoint ends."""
     parser = argparse.ArgumentParser(prog="python -m anatomy.train.killed", description=main.__doc__)
     parser.add_argument("directory", type=Path, help="of the checkpoints")
-    directory = parser.parse_args().directory
-    train(CONFIG, TRAINING, random_markov(CONFIG.context), directory, "killed", every=1, progress=False)
+    parser.add_argument("kind", nargs="?", choices=KINDS, default="text", help="what is trained")
+    given = parser.parse_args()
+    KINDS[given.kind](given.directory)
 
 
 if __name__ == "__main__":
