@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from anatomy.specs.base import Scalar, between, check_arguments, is_concrete, refuse_where, register
 
-BETWEEN_STEPS = 0.05  # of the time of slots, that a clock may see pass between steps
+BETWEEN_STEPS = 0.1  # of the time of slots, that a clock may see pass between steps
 
 
 class Steps(NamedTuple):
