@@ -100,6 +100,7 @@ class Limits:
         for field in dataclasses.fields(self):
             if (value := getattr(self, field.name)) is not None:
                 check_arguments("Limits", COUNT, **{field.name: value})
+                object.__setattr__(self, field.name, int(value))
         if self.page is None and self.pages is not None:
             raise ValueError(f"Limits.pages is {self.pages}; allowed: None, where page is None")
 
