@@ -68,12 +68,8 @@ def scored() -> dict[str, Scored]:
     """The tuned target's answers to held-out questions by rule, drawn or greedy; the draft is less tuned."""
     rules = {name: getattr(rule, "__name__", rule) for name, rule in RULES.items()}
     models = [recipes.digest(name) for name in ("target", "instructions")]
-    told = once(
-        f"scored {rules} {ASKED} {AGAIN} {ANSWER} {TUNED} {models} {FOUR}",
-        _scored,
-        "speculated_laws",
-        "speculated_answers",
-    )
+    question = f"scored {rules} {ASKED} {AGAIN} {ANSWER} {TUNED} {models} {FOUR}"
+    told = once(question, _scored, "speculated_laws", "speculated_answers")
     return {name: Scored(*each) for name, each in told.items()}
 
 

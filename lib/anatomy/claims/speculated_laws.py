@@ -151,9 +151,8 @@ class Drawn(NamedTuple):
 def lossless() -> dict[str, Drawn]:
     """Draws of the jitted loop, exact and with lenience 1/2."""
     rules: dict[str, Rule] = {"exact": exact, "lenience 1/2": Lenient(0.5)}
-    question = (
-        f"lossless {list(rules)} {JUDGE} {recipes.digest(JUDGE)} {recipes.digest('draft')} {DRAWN} {CALLS} {FOUR}"
-    )
+    models = [recipes.digest(name) for name in (JUDGE, "draft")]
+    question = f"lossless {list(rules)} {models} {DRAWN} {CALLS}"
     told = once(question, lambda: {name: _drawn(rule) for name, rule in rules.items()}, CODE)
     return {name: Drawn(*each) for name, each in told.items()}
 
