@@ -68,12 +68,8 @@ def test_questions_to_the_cache_are_the_same_in_every_process(monkeypatch):
     asked = []
     for module in (speculated_laws, speculated_answers):
         monkeypatch.setattr(module, "once", lambda question, *_: asked.append(question) or {})
-    for ask in (
-        speculated_laws.recording,
-        speculated_laws.aligned,
-        speculated_laws.lossless,
-        speculated_answers.scored,
-    ):
+    laws = speculated_laws
+    for ask in (laws.recording, laws.aligned, laws.lossless, speculated_answers.scored):
         ask.__wrapped__()
     assert len(set(asked)) == 4 and not [question for question in asked if " at 0x" in question]
 
@@ -92,13 +88,11 @@ def test_answers_are_the_drafts_where_all_is_accepted_and_the_targets_where_the_
     prompts = [[1, 2]] * 2**13
     with jax.enable_x64(False):
         one, two = Target(SMALL, larger(model().weights), "all_experts"), other()
-        draft, how = (
-            Model(two.weights, SMALL, chain(2), "all_experts"),
-            sampling(len(prompts), seed=range(len(prompts))),
-        )
+        draft, how = Model(two.weights, SMALL, chain(2), "all_experts"), sampling(2**13, seed=range(2**13))
         laws = [speculated_laws.law(of, np.array([[1, 2]]))[0, -1].astype(float) for of in (one, two)]
         for rule, mine, others in ((exact, *laws), (Lenient(1e-30), *laws[::-1])):
-            made = speculated_answers.answered(one, draft, prompts, rule, how, end=31, most=1)
+            at = speculated_answers.begun(one, draft, prompts, most=1)
+            made = speculated_answers.answered(one, draft, at, rule, how, end=31, most=1)
             count = np.bincount([said[0] for said in made.tokens], minlength=SMALL.vocabulary)
             chances = [speculated_laws.against(count, law / law.sum())[2] for law in (mine, others)]
             assert chances[0] > 1e-3 and chances[1] < 1e-9
@@ -114,7 +108,8 @@ def test_greedy_answers_are_those_of_generation_up_to_their_ends():
         free = generate(SMALL, one.weights, prompts, 6, how, send="all_experts", chunk=8)
         end = free.of(0)[2]
         plain = generate(SMALL, one.weights, prompts, 6, how, [end], send="all_experts", chunk=8)
-        made = speculated_answers.answered(one, draft, prompts, exact, how, end, most=6)
+        at = speculated_answers.begun(one, draft, prompts, most=6)
+        made = speculated_answers.answered(one, draft, at, exact, how, end, most=6)
     assert made.tokens == [plain.of(row) for row in range(len(prompts))]
     assert plain.ended.any() and made.accepted < made.judged
 

@@ -41,7 +41,7 @@ RULES: dict[str, Rule] = {
     "all accepted": Lenient(1e-30),
     "threshold 0.1": Threshold(0.1),
 }
-ASKED, AGAIN = 96, 16  # questions whether a snippet is prose or code, and how often each
+ASKED, AGAIN = 96, 10  # questions whether a snippet is prose or code, and how often each
 ANSWER = 6  # tokens at most
 TUNED = 0.4  # of the way from the target to the tuned target: weights of the draft whose answers are scored
 
@@ -82,13 +82,15 @@ def _scored() -> dict[str, list[float | None]]:
     with jax.enable_x64(False):
         model, poor = small("instructions"), half_tuned()
         draft = Model(poor.weights, poor.config, chain(FOUR), ALL)
+        at = begun(model, draft, prompts)
 
         def plain(model: Target, how: Sampling) -> Answered:
-            made = generate(model.config, model.weights, prompts, ANSWER, how, [bpe.end], send=ALL)
+            longest = max(map(len, prompts))
+            made = generate(model.config, model.weights, prompts, ANSWER, how, [bpe.end], chunk=longest, send=ALL)
             return Answered([made.of(i) for i in seeds], 0, 0)
 
         def guessed(rule: Rule, how: Sampling) -> Answered:
-            return answered(model, draft, prompts, rule, how, bpe.end)
+            return answered(model, draft, at, rule, how, bpe.end)
 
         made = {"plain, greedy": plain(model, greedy), "exact, greedy": guessed(exact, greedy)}
         made["plain"] = plain(model, drawn)
@@ -119,20 +121,24 @@ class Answered(NamedTuple):
     judged: int
 
 
+def begun(model: Target, draft: Drafter, prompts: list[list[int]], most: int = ANSWER) -> At:
+    """Prompts of at least two tokens, after which the next round begins the answers."""
+    known, ahead = np.array([len(prompt) for prompt in prompts], np.int32), 2 * draft.tree.drafted
+    history = np.zeros((len(prompts), known.max() + most + ahead), np.int32)
+    for row, prompt in zip(history, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    return started(model.config, model.weights, draft, history, known, sender(model.send, "prefill", history.size))
+
+
 def answered(
-    model: Target, draft: Drafter, prompts: list[list[int]], rule: Rule, how: Sampling, end: int, most: int = ANSWER
+    model: Target, draft: Drafter, at: At, rule: Rule, how: Sampling, end: int, most: int = ANSWER
 ) -> Answered:
     """Answers in rounds of speculation alone: the first token, too, is drafted, which `speculate` leaves to the target.
 
     A short answer is decided by its first token.
     """
-    known, ahead = np.array([len(prompt) for prompt in prompts], np.int32), 2 * draft.tree.drafted
-    history = np.zeros((len(prompts), known.max() + most + ahead), np.int32)
-    for row, prompt in zip(history, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    send = sender(model.send, "prefill", history.size)
-    at = started(model.config, model.weights, draft, history, known, send)
-    answers: list[list[int]] = [[] for _ in prompts]
+    send = sender(model.send, "decode", len(at.known) * (draft.tree.drafted + 1))
+    answers: list[list[int]] = [[] for _ in at.known]
     accepted = judged = 0
     while (going := np.array([len(said) < most and end not in said for said in answers])).any():
         one, at = _round(model.config, rule, send, model.weights, draft, at, going, how)

@@ -134,12 +134,24 @@ def started(
         known: how many of them are known; of one row at least two.
         send: an exact dispatch.
     """
-    before, count = history[:, : int(known.max()) - 1], known - 1
-    _, target = jax.jit(partial(extend, config, send=send))(weights, caches.rows(config, *history.shape), before, count)
-    draft = jax.jit(lambda drafter, state: drafter.read(state, before, count, None))(
-        drafter, drafter.empty(*history.shape)
-    )
-    return At(target, draft, jnp.asarray(history), jnp.asarray(known))
+    empty = caches.rows(config, *history.shape), drafter.empty(*history.shape)
+    read = _started(config, send, weights, drafter, empty, history[:, : int(known.max()) - 1], known - 1)
+    return At(*read, jnp.asarray(history), jnp.asarray(known))
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
+def _started(
+    config: Config,
+    send: Dispatch,
+    weights: Weights,
+    drafter: Drafter,
+    empty: tuple[Cache, State],
+    tokens: Int[Array, "B S"],
+    count: Int[Array, "B"],
+) -> tuple[Cache, State]:
+    """Target and draft read the first tokens of each row."""
+    _, target = extend(config, weights, empty[0], tokens, count, send)
+    return target, drafter.read(empty[1], tokens, count, None)
 
 
 def written(
