@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-from anatomy.claims import speculated, speculated_laws
+from anatomy.claims import speculated, speculated_answers, speculated_laws
 from anatomy.claims.speculated import Program, Target
-from anatomy.decode import chain
+from anatomy.decode import Lenient, Model, chain, exact, generate, sampling
 from anatomy.model import Config, apart, init
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +62,56 @@ def test_draws_of_the_law_itself_pass_and_others_do_not():
 def test_draws_that_the_law_excludes_are_far_away():
     far, _, likely = speculated_laws.against(np.array([500, 500, 0]), [0.5, 0.0, 0.5])
     assert far == pytest.approx(0.5) and likely < 1e-9
+
+
+def test_questions_to_the_cache_are_the_same_in_every_process(monkeypatch):
+    asked = []
+    for module in (speculated_laws, speculated_answers):
+        monkeypatch.setattr(module, "once", lambda question, *_: asked.append(question) or {})
+    laws = speculated_laws
+    for ask in (laws.recording, laws.aligned, laws.lossless, speculated_answers.scored):
+        ask.__wrapped__()
+    assert len(set(asked)) == 4 and not [question for question in asked if " at 0x" in question]
+
+
+def other():
+    """A model with another law than `model`; both have something to say."""
+    return speculated.Target(SMALL, larger(init(SMALL, jax.random.key(1))), "all_experts")
+
+
+def larger(weights):
+    return apart(jax.tree.map(lambda a: 4 * a, weights))
+
+
+def test_answers_are_the_drafts_where_all_is_accepted_and_the_targets_where_the_rule_is_exact():
+    """From the first token on, by chi-square of its draws."""
+    prompts = [[1, 2]] * 2**13
+    with jax.enable_x64(False):
+        one, two = Target(SMALL, larger(model().weights), "all_experts"), other()
+        draft, how = Model(two.weights, SMALL, chain(2), "all_experts"), sampling(2**13, seed=range(2**13))
+        laws = [speculated_laws.law(of, np.array([[1, 2]]))[0, -1].astype(float) for of in (one, two)]
+        for rule, mine, others in ((exact, *laws), (Lenient(1e-30), *laws[::-1])):
+            at = speculated_answers.begun(one, draft, prompts, most=1)
+            made = speculated_answers.answered(one, draft, at, rule, how, end=31, most=1)
+            count = np.bincount([said[0] for said in made.tokens], minlength=SMALL.vocabulary)
+            chances = [speculated_laws.against(count, law / law.sum())[2] for law in (mine, others)]
+            assert chances[0] > 1e-3 and chances[1] < 1e-9
+            assert (made.accepted == made.judged) == (rule is not exact)
+
+
+def test_greedy_answers_are_those_of_generation_up_to_their_ends():
+    random = np.random.default_rng(0)
+    prompts = [random.integers(0, 32, n).tolist() for n in (2, 3, 5, 4, 3, 2)]
+    with jax.enable_x64(False):
+        one, two = Target(SMALL, larger(model().weights), "all_experts"), other()
+        draft, how = Model(two.weights, SMALL, chain(2), "all_experts"), sampling(len(prompts), temperature=0.0)
+        free = generate(SMALL, one.weights, prompts, 6, how, send="all_experts", chunk=8)
+        end = free.of(0)[2]
+        plain = generate(SMALL, one.weights, prompts, 6, how, [end], send="all_experts", chunk=8)
+        at = speculated_answers.begun(one, draft, prompts, most=6)
+        made = speculated_answers.answered(one, draft, at, exact, how, end, most=6)
+    assert made.tokens == [plain.of(row) for row in range(len(prompts))]
+    assert plain.ended.any() and made.accepted < made.judged
 
 
 def test_gaps_are_the_waits_and_nothing_within_a_round():

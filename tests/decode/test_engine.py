@@ -16,12 +16,16 @@ from anatomy.decode import (
     Engine,
     Journal,
     Limits,
+    Model,
     Plain,
     Refused,
     Request,
+    Speculating,
     VirtualClock,
+    chain,
     generate,
     killed,
+    measure,
     random_requests,
     recorded,
     replay,
@@ -43,6 +47,12 @@ COST = Affine(step=0.02, sequence=0.002, prompt=0.003, reading=0.005, cached=1e-
 @functools.cache
 def decoder(send="all_experts"):
     return Plain(CONFIG, jax.tree.map(lambda a: 2 * a, init(CONFIG, jax.random.key(0))), send)
+
+
+def speculating():
+    """With itself as its draft."""
+    weights = decoder().weights
+    return Speculating(CONFIG, weights, Model(weights, CONFIG, chain(2), "all_experts"), send="all_experts")
 
 
 def an_engine(policy=POLICY, limits=LIMITS, **more):
@@ -149,8 +159,9 @@ def test_a_static_batch_hands_out_together_and_a_lonely_stream_does_not_wait_for
     assert list(engine.stream(extra)) == alone(extra.request)
 
 
-def test_nothing_is_compiled_under_load():
-    engine, compiled = an_engine(limits=dataclasses.replace(LIMITS, queue=50)), []
+@pytest.mark.parametrize("make", [decoder, speculating])
+def test_nothing_is_compiled_under_load(make):
+    engine, compiled = Engine(make(), POLICY, dataclasses.replace(LIMITS, queue=50)), []
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
     try:
         for request in many(12, seed=1, end=(3,)):
@@ -204,6 +215,11 @@ def test_a_full_queue_refuses_until_there_is_room():
 @pytest.mark.parametrize(
     "make, error, says",
     [
+        (lambda: a_request(name=("a", 1)), TypeError, r"Request.name is \('a', 1\); allowed: a string"),
+        (lambda: a_request(prompt=None), TypeError, "Request.prompt is None; allowed: tokens in one row"),
+        (lambda: a_request(prompt=5), TypeError, "Request.prompt is 5; allowed: tokens in one row"),
+        (lambda: a_request(prompt=[[1, 2]]), TypeError, r"Request.prompt is \[\[1, 2\]\]"),
+        (lambda: a_request(end=7), TypeError, "Request.end is 7; allowed: tokens in one row"),
         (lambda: a_request(limit=0), ValueError, "Request.limit is 0; allowed: a whole number at least 1"),
         (lambda: a_request(temperature=-1), ValueError, "sampling.temperature is -1"),
         (lambda: a_request(top_p=2), ValueError, "sampling.top_p is 2"),
@@ -233,6 +249,21 @@ def test_what_is_not_allowed_is_refused_by_name(make, error, says):
         make()
 
 
+@pytest.mark.parametrize("limits", [LIMITS, Limits(room=ROOM)], ids=["pages", "rows"])
+@pytest.mark.parametrize("kind", [float, np.int64, np.float32, np.asarray])
+def test_numbers_of_any_type_are_served_as_pythons_own(tmp_path, limits, kind):
+    plain = a_request(limit=5, temperature=1, top_k=3, top_p=1, seed=2, end=(7,))
+    settings = {name: kind(getattr(plain, name)) for name in ("limit", "temperature", "top_k", "top_p", "seed")}
+    request = a_request(prompt=np.array([1, 2, 3]), end=[np.int64(7)], **settings)
+    with Journal(tmp_path / "journal") as journal:
+        engine = an_engine(limits=limits, journal=journal)
+        answer = engine.submit(request)
+        engine.run()
+    assert request == plain and json.dumps(dataclasses.asdict(request)) == json.dumps(dataclasses.asdict(plain))
+    assert list(journals.requests(tmp_path / "journal")) == [plain]
+    assert answer.made == alone(plain, limits)
+
+
 def test_who_is_cancelled_keeps_its_tokens_and_gives_its_place_to_another():
     engine = an_engine(Policy(slots=1, chunk=4))
     one, two, three = (engine.submit(a_request(name, limit=9)) for name in ("one", "two", "three"))
@@ -260,7 +291,7 @@ class Served(RuleBasedStateMachine):
 
     @rule(
         prompt=st.lists(st.integers(0, 15), min_size=1, max_size=20),
-        limit=st.integers(1, 30),
+        limit=st.integers(1, 30) | st.integers(1, 30).map(float),
         heat=st.sampled_from([0.0, 1.0]),
         end=st.sampled_from([(), (3,)]),
     )
@@ -350,7 +381,8 @@ def test_on_a_virtual_clock_the_engine_does_what_the_simulation_foretells(policy
         np.testing.assert_allclose(getattr(made, name), getattr(foretold, name), rtol=1e-9, atol=1e-9, err_msg=name)
     np.testing.assert_allclose(made.slot_use(4), foretold.slot_use(4))
     assert made.steps.making.sum() == (foretold.steps.steps * foretold.steps.making).sum()
-    assert 0 < made.slot_use(4) < 1
+    useful = sum(span.end - span.begin for span in measure.spans(made, 4))  # a prompt that waits to be read is no use
+    assert 0 < made.slot_use(4) == pytest.approx(useful / (4 * made.span)) < 1
 
 
 def test_replay_in_real_time_keeps_arrivals_and_counts_refusals():
@@ -406,6 +438,24 @@ def test_what_a_journal_has_promised_is_kept_by_the_next_engine(tmp_path):
         assert not journal.unfinished
         assert journal.finished == {r.name: alone(r) for r in requests[:5]} | {"5": None}
     assert list(journals.requests(path)) == requests
+
+
+def test_a_journal_that_is_open_serves_the_next_engine_as_one_that_is_opened_again(tmp_path):
+    requests = many(3)
+    with Journal(tmp_path / "journal") as journal:
+        first = an_engine(journal=journal)
+        first.submit(requests[0])
+        first.run()
+        for request in requests[1:]:
+            first.submit(request)
+        assert list(journal.unfinished.values()) == requests[1:]
+        second = an_engine(journal=journal)
+        second.run()
+        assert not journal.unfinished
+        finished = journal.finished
+    with Journal(tmp_path / "journal") as journal:
+        assert not journal.unfinished
+        assert journal.finished == finished == {r.name: alone(r) for r in requests}
 
 
 def test_an_engine_without_the_room_for_what_was_promised_says_so(tmp_path):

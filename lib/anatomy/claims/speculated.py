@@ -49,7 +49,7 @@ TARGETS = {  # recipes of a target and of the draft that it taught, sizes the ta
     "16 experts": ("experts_16_0", "distilled_16", {"d_model": 384, "d_ff": 2048}, None),
 }
 LENGTHS, LONG_AT = (1, 2, 4, 8), (1, 16)  # draft lengths, and the batches at which all of them are measured
-FOUR, BATCHES = 4, (1, 4, 16, 64)  # the length that is measured at every batch
+FOUR, BATCHES = 4, (1, 8, 16, 32, 64)  # the length that is measured at every batch
 PASSES = 48  # of each measurement
 ROOMS = ("model", "decode", "cost/inference")  # whose code what is measured depends on; recipes have their digests
 RANKS = (0.55, 0.12, 0.06, 0.04)  # that the first, second, ... guess is right: what trees are chosen by

@@ -1,4 +1,4 @@
-"""What speculation of the small models writes: a recorded round, tokens by draft, its law, and answers that are scored.
+"""What speculation of the small models writes: a recorded round, tokens by draft, experts that are read, and its law.
 
 Nothing here depends on the clock: it is counted in the real loop, with seeds, and kept since it takes a while.
 """
@@ -18,12 +18,8 @@ from anatomy.decode import (
     Drafter,
     Lenient,
     Lookup,
-    Model,
-    Sampling,
-    Threshold,
     chain,
     exact,
-    generate,
     record,
     sampling,
     speculate,
@@ -31,7 +27,7 @@ from anatomy.decode import (
 from anatomy.decode.accepting import Rule
 from anatomy.model import Config, Weights, apart, forward
 from anatomy.model.routes import routes
-from anatomy.train import instructions, recipes, tokens
+from anatomy.train import recipes, tokens
 from anatomy.train.data import VOCABULARY
 
 CODE = "speculated_laws"
@@ -39,14 +35,6 @@ ALL = "all_experts"  # the dispatch that compiles fastest; what is counted does 
 JUDGE = "experts_16_0"  # a target, and drafts: one as large and as good, and one that it taught
 DRAFTS = ("the text", "draft", "experts_1_0", "experts_16_1", "distilled_16")
 ROWS, BEGUN = 32, 32  # texts of each domain, and tokens of each that are given
-RULES: dict[str, Rule] = {
-    "exact": exact,
-    "lenience 1/2": Lenient(0.5),
-    "lenience 1/10": Lenient(0.1),
-    "threshold 0.1": Threshold(0.1),
-}
-ASKED, ANSWER = 96, 6  # questions whether a snippet is prose or code, and tokens of an answer at most
-TUNED = 0.4  # of the way from the target to the tuned target: weights of the draft whose answers are scored
 DRAWN, CALLS = 4096, 8  # sequences at once, and how often
 TEXT, SEED, ROUNDS = "And the LORD said unto Moses", 3, 6  # of the recording
 
@@ -133,58 +121,6 @@ def _law(config: Config, weights: Weights, rows: Any) -> Any:
     return jax.nn.softmax(forward(config, weights, rows).logits)
 
 
-def half_tuned() -> Target:
-    """A model that answers worse: its weights lie between those before and after tuning."""
-    before, after = (recipes.trained(name, progress=False) for name in ("target", "instructions"))
-    weights = jax.tree.map(lambda a, b: (1 - TUNED) * a + TUNED * b, before.weights, after.weights)
-    return Target(after.config.replace(context=ROOM), apart(weights), ALL)
-
-
-class Scored(NamedTuple):
-    """Answers under a rule."""
-
-    right: float  # share of the questions
-    accepted: float | None  # share of the drafted tokens; None where nothing is drafted
-    alike: float  # share of the answers that are those of plain greedy decoding
-
-
-@cache
-def scored() -> dict[str, Scored]:
-    """The tuned target's answers to held-out questions by rule, drawn or greedy; the draft is less tuned."""
-    told = once(f"scored {RULES} {ASKED} {ANSWER} {TUNED} {recipes.digest('instructions')} {FOUR}", _scored, CODE)
-    return {name: Scored(*each) for name, each in told.items()}
-
-
-def _scored() -> dict[str, list[float | None]]:
-    bpe = tokens.tokenizer(VOCABULARY)
-    asked = [pair for pair in instructions.pairs("held_out", ASKED) if pair.kind == instructions.SNIPPET_RULE]
-    prompts = [instructions.prompt(bpe, pair.question).tolist() for pair in asked]
-    seeds = list(range(len(asked)))
-    drawn, greedy = (sampling(len(asked), temperature=heat, seed=seeds) for heat in (1.0, 0.0))
-    with jax.enable_x64(False):
-        model, poor = small("instructions"), half_tuned()
-        draft = Model(poor.weights, poor.config, chain(FOUR), ALL)
-
-        def plain(model: Target, how: Sampling) -> Any:
-            return generate(model.config, model.weights, prompts, ANSWER, how, [bpe.end], send=ALL)
-
-        def guessed(rule: Rule, how: Sampling) -> Any:
-            return speculate(model.config, model.weights, prompts, ANSWER, draft, how, [bpe.end], rule=rule, send=ALL)
-
-        made = {"plain, greedy": plain(model, greedy), "exact, greedy": guessed(exact, greedy)}
-        made["plain"] = plain(model, drawn)
-        made |= {name: guessed(rule, drawn) for name, rule in RULES.items()}
-        made["the draft alone"] = plain(poor, drawn)
-    best = [made["plain, greedy"].of(i) for i in seeds]
-    found = {}
-    for name, answers in made.items():
-        right = [instructions.is_right(pair, instructions.reply(bpe, answers.of(i))) for i, pair in enumerate(asked)]
-        share = float(answers.accepted.sum() / answers.drafted.sum()) if hasattr(answers, "drafted") else None
-        same = [answers.of(i) == best[i] for i in seeds]
-        found[name] = [float(np.mean(right)), share, float(np.mean(same))]
-    return found
-
-
 def experts_read(batches: Sequence[int], blocks: Sequence[int]) -> np.ndarray:
     """Experts of a layer that blocks of consecutive tokens of so many texts read, counted; a row for each batch."""
     bpe, made = tokens.tokenizer(VOCABULARY), small(TARGETS["16 experts"][0])
@@ -214,9 +150,10 @@ class Drawn(NamedTuple):
 @cache
 def lossless() -> dict[str, Drawn]:
     """Draws of the jitted loop, exact and with lenience 1/2."""
-    names = ("exact", "lenience 1/2")
-    question = f"lossless {names} {JUDGE} {recipes.digest(JUDGE)} {recipes.digest('draft')} {DRAWN} {CALLS} {FOUR}"
-    told = once(question, lambda: {name: _drawn(RULES[name]) for name in names}, CODE)
+    rules: dict[str, Rule] = {"exact": exact, "lenience 1/2": Lenient(0.5)}
+    models = [recipes.digest(name) for name in (JUDGE, "draft")]
+    question = f"lossless {list(rules)} {models} {DRAWN} {CALLS}"
+    told = once(question, lambda: {name: _drawn(rule) for name, rule in rules.items()}, CODE)
     return {name: Drawn(*each) for name, each in told.items()}
 
 

@@ -154,6 +154,7 @@ def rows(config: Config, sequences: int, room: int | None = None) -> Rows:
     """
     room = config.context if room is None else room
     check_arguments("rows", COUNT, sequences=sequences, room=room)
+    sequences, room = int(sequences), int(room)
     return Rows(**_arrays(config, sequences, room), length=jnp.zeros(sequences, jnp.int32))
 
 

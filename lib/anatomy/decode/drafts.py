@@ -25,7 +25,7 @@ from anatomy.decode.cache import Cache, Rows
 from anatomy.decode.sampling import Sampling, distribution, draw, uniform
 from anatomy.decode.step import extend, logits, sender
 from anatomy.decode.trees import Tree, chain
-from anatomy.model import Config, Weights
+from anatomy.model import Config, Weights, apart
 from anatomy.specs.base import check_arguments, register
 
 DRAW, ACCEPT = 0, 1
@@ -123,8 +123,9 @@ class Model:
     send: str | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self) -> None:
-        """Refuse a dispatch that drops."""
+        """Refuse a dispatch that drops; take the weights apart."""
         sender(self.send, "decode", 1)
+        object.__setattr__(self, "weights", apart(self.weights))
 
     @property
     def vocabulary(self) -> int:

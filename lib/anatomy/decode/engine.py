@@ -198,8 +198,8 @@ class Engine:
         made, first = jax.device_get((made, first))  # not before both are under way
         self.clock.worked(work)
         now, changed = self.clock.now(), []
-        going, unread = sum(not a.over for a in making), sum(a.state == "reading" for a in mine)
-        self.steps.append(Step(start, now - start, going, len(making), sum(count), unread, len(mine)))
+        going = sum(not a.over for a in making)
+        self.steps.append(Step(start, now - start, going, len(making), sum(count), len(reading), len(mine)))
         for answer in making:
             if not answer.over:
                 tokens = made[0][answer.slot, : made[1][answer.slot]]

@@ -96,6 +96,7 @@ def generate(
             message names it.
     """
     check_arguments("generate", caches.COUNT, limit=limit, chunk=chunk)
+    limit, chunk = int(limit), int(chunk)
     tokens, length = padded(prompts, config.vocabulary, chunk)
     most = int(length.max()) + limit
     whole = -(-most // chunk) * chunk
@@ -105,7 +106,7 @@ def generate(
     how = sampling(len(prompts), temperature=0.0) if how is None else how
     if np.shape(how.seed) != (len(prompts),):
         raise ValueError(f"generate.how is for {np.shape(how.seed)} sequences; allowed: {len(prompts)}, as prompts")
-    check_prompt("generate.end", end or [0], config.vocabulary)
+    check_prompt("generate.end", end if len(end) else [0], config.vocabulary)
     sends = sender(send, "prefill", len(prompts) * chunk), sender(send, "decode", len(prompts))
     cache = caches.rows(config, len(prompts), whole if room is None else room)
     made = _generate(config, limit, chunk, sends, apart(weights), cache, tokens, length, how, np.array(end, np.int32))

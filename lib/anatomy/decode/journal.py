@@ -19,8 +19,8 @@ class Journal:
     """The journal of one engine; no other process may write to it meanwhile.
 
     Attributes:
-        unfinished: requests that were accepted and are not over, in the order of acceptance, as the file had them.
-        finished: answers in the file: tokens by name, the newest of a name; None of what was cancelled.
+        unfinished: requests that were accepted and are not over, in the order of acceptance.
+        finished: answers: tokens by name, the newest of a name; None of what was cancelled.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +48,7 @@ class Journal:
         self._file.truncate(whole)
 
     def _note(self, line: dict[str, Any]) -> None:
-        """Take in one line."""
+        """Take in one line, read or written."""
         if "request" in line:
             request = Request(**line["request"])
             self.unfinished[request.name] = request
@@ -65,11 +65,13 @@ class Journal:
         self._write({"over": a.request.name, "tokens": a.made if a.state == "finished" else None} for a in answers)
 
     def _write(self, lines: Iterable[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        if text:
-            self._file.write(text.encode())
+        lines = list(lines)
+        if lines:
+            self._file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             self._file.flush()
             os.fsync(self._file.fileno())
+        for line in lines:
+            self._note(line)
 
     def close(self) -> None:
         """Close the file."""

@@ -4,7 +4,6 @@ The rounds are those of `speculative.take_round` itself, whose numbers are writt
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,8 +16,8 @@ from anatomy.decode.accepting import Rule
 from anatomy.decode.drafts import Drafter
 from anatomy.decode.generate import check_prompt
 from anatomy.decode.sampling import Sampling, sampling
-from anatomy.decode.speculative import At, Round, check_vocabulary, take_round
-from anatomy.decode.step import extend, sender
+from anatomy.decode.speculative import At, Round, check_vocabulary, started, take_round
+from anatomy.decode.step import sender
 from anatomy.model import Config, Weights, apart
 from anatomy.specs.base import check_arguments
 
@@ -66,6 +65,7 @@ def record(
         TypeError, ValueError: an argument is not allowed; the message names it.
     """
     check_arguments("record", caches.COUNT, rounds=rounds, top=top)
+    rounds, top = int(rounds), int(top)
     check_vocabulary("record", config, drafter)
     check_prompt("record.prompt", prompt, config.vocabulary)
     tree, size = drafter.tree, len(prompt)
@@ -76,14 +76,11 @@ def record(
             f"record.prompt has {size} tokens, {rounds} rounds make {tree.height + 1} each; allowed: {allowed}"
         )
     how = jax.tree.map(lambda a: jnp.asarray(a)[None], sampling() if how is None else how)
-    weights, known = apart(weights), np.array([size], np.int32)
+    weights = apart(weights)
     history = np.zeros((1, room), np.int32)
     history[0, :size] = prompt
     send_all, send_few = sender(send, "prefill", size), sender(send, "decode", tree.drafted + 1)
-    before, count = history[:, : size - 1], known - 1
-    _, target = jax.jit(partial(extend, config, send=send_all))(weights, caches.rows(config, 1, room), before, count)
-    draft = jax.jit(lambda state: drafter.read(state, before, count, None))(drafter.empty(1, room))
-    at = At(target, draft, jnp.asarray(history), jnp.asarray(known))
+    at = started(config, weights, drafter, history, np.array([size], np.int32), send_all)
 
     @jax.jit
     def step(weights: Weights, drafter: Drafter, at: At) -> tuple[Round, At]:

@@ -10,6 +10,8 @@ from anatomy.decode.cache import COUNT
 from anatomy.decode.sampling import ALL, Sampling, sampling
 from anatomy.specs.base import check_arguments
 
+NUMBERS = {"limit": int, "temperature": float, "top_k": int, "top_p": float, "seed": int}
+
 
 class Refused(ValueError):
     """A request that the engine cannot or will not take; the message names the field, its value and what is allowed."""
@@ -35,7 +37,8 @@ class Request:
         seed: as `sampling`; the answer is the same whenever it is asked for again.
 
     Raises:
-        TypeError, ValueError: a number is not allowed; the message names it.
+        TypeError, ValueError: the name is no string, prompt or end is no row, or a number is not allowed; the message
+            names it.
     """
 
     name: str
@@ -48,11 +51,18 @@ class Request:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the numbers; whether the tokens are the model's, the engine knows."""
+        """Check all but the tokens, which the engine knows, and keep Python's own types, which a journal can write."""
+        if not isinstance(self.name, str):
+            raise TypeError(f"Request.name is {self.name!r}; allowed: a string")
         check_arguments("Request", COUNT, limit=self.limit)
         self.how()
+        for number, kind in NUMBERS.items():
+            object.__setattr__(self, number, kind(getattr(self, number)))
         for tokens in ("prompt", "end"):
-            object.__setattr__(self, tokens, tuple(np.asarray(getattr(self, tokens)).tolist()))
+            ids = np.asarray(getattr(self, tokens), object)
+            if ids.ndim != 1:
+                raise TypeError(f"Request.{tokens} is {getattr(self, tokens)!r}; allowed: tokens in one row")
+            object.__setattr__(self, tokens, tuple(i.item() if hasattr(i, "item") else i for i in ids.tolist()))
 
     @property
     def tokens(self) -> int:
@@ -90,6 +100,7 @@ class Limits:
         for field in dataclasses.fields(self):
             if (value := getattr(self, field.name)) is not None:
                 check_arguments("Limits", COUNT, **{field.name: value})
+                object.__setattr__(self, field.name, int(value))
         if self.page is None and self.pages is not None:
             raise ValueError(f"Limits.pages is {self.pages}; allowed: None, where page is None")
 

@@ -114,6 +114,46 @@ def take_round(
     return one, At(target, drafter.settle(draft, known, path), history, known)
 
 
+def started(
+    config: Config,
+    weights: Weights,
+    drafter: Drafter,
+    history: Int[Array, "B N"],
+    known: Int[np.ndarray, "B"],
+    send: Dispatch,
+) -> At:
+    """Where a batch is before a first round that drafts from the first new token on.
+
+    Target and draft have read all that is known but the newest token of each row, which the round begins with.
+
+    Args:
+        config: of the target.
+        weights: of the target, apart.
+        drafter: who drafts.
+        history: tokens of each row, and room for all that rounds may add.
+        known: how many of them are known; of one row at least two.
+        send: an exact dispatch.
+    """
+    empty = caches.rows(config, *history.shape), drafter.empty(*history.shape)
+    read = _started(config, send, weights, drafter, empty, history[:, : int(known.max()) - 1], known - 1)
+    return At(*read, jnp.asarray(history), jnp.asarray(known))
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
+def _started(
+    config: Config,
+    send: Dispatch,
+    weights: Weights,
+    drafter: Drafter,
+    empty: tuple[Cache, State],
+    tokens: Int[Array, "B S"],
+    count: Int[Array, "B"],
+) -> tuple[Cache, State]:
+    """Target and draft read the first tokens of each row."""
+    _, target = extend(config, weights, empty[0], tokens, count, send)
+    return target, drafter.read(empty[1], tokens, count, None)
+
+
 def written(
     history: Int[Array, "B N"], start: Int[Array, "B"], tokens: Int[Array, "B S"], count: Int[Array, "B"]
 ) -> Int[Array, "B N"]:
@@ -149,11 +189,12 @@ class Staged:
     send: str | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self) -> None:
-        """Refuse what does not fit together."""
+        """Refuse what does not fit together; take the weights apart."""
         sender(self.send, "decode", 1)
         check_vocabulary("Staged", self.config, self.drafter)
         if not self.tree.is_chain:
             raise ValueError(f"Staged.tree is {self.tree}; allowed: a chain")
+        object.__setattr__(self, "weights", apart(self.weights))
 
     @property
     def vocabulary(self) -> int:
@@ -346,6 +387,7 @@ def speculate(
     """
     tree = drafter.tree
     check_arguments("speculate", caches.COUNT, limit=limit, chunk=chunk)
+    limit, chunk = int(limit), int(chunk)
     check_vocabulary("speculate", config, drafter)
     length = tree.drafted if length is None else length
     check_arguments("speculate", between(high=tree.drafted, whole=True), length=length)
@@ -356,7 +398,7 @@ def speculate(
     how = sampling(len(prompts), temperature=0.0) if how is None else how
     if np.shape(how.seed) != (len(prompts),):
         raise ValueError(f"speculate.how is for {np.shape(how.seed)} sequences; allowed: {len(prompts)}, as prompts")
-    check_prompt("speculate.end", end or [0], config.vocabulary)
+    check_prompt("speculate.end", end if len(end) else [0], config.vocabulary)
     room = -(-(most + tree.drafted) // chunk) * chunk
     block = sender(send, "decode", len(prompts) * (tree.drafted + 1))
     fixed = Fixed(config, limit, chunk, sender(send, "prefill", len(prompts) * chunk), block, rule, adapted)

@@ -21,7 +21,7 @@ class Steps(NamedTuple):
     making: Float[Array, "... kept"]  # sequences that get a token in each
     computed: Float[Array, "... kept"]  # these and those that fill a batch
     prompt: Float[Array, "... kept"]  # tokens of prompts read
-    reading: Float[Array, "... kept"]  # sequences whose prompt is not read yet
+    reading: Float[Array, "... kept"]  # sequences whose prompt is read, in part or whole
     taken: Float[Array, "... kept"]  # slots
 
 

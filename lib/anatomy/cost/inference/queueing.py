@@ -230,7 +230,7 @@ def _turn(
     slots = s._replace(request=jnp.where(out, count, s.request), made=made, first=first, last=last, gap=slowest)
     step = Steps(
         start=state.clock, seconds=duration, steps=jnp.where(busy, steps, 0.0), making=jnp.sum(making, dtype=float),
-        computed=n, prompt=jnp.sum(now), reading=jnp.sum(reading, dtype=float), taken=jnp.sum(taken, dtype=float),
+        computed=n, prompt=jnp.sum(now), reading=read_of, taken=jnp.sum(taken, dtype=float),
     )  # fmt: skip
     after_turn = state._replace(
         clock=clock, read=read, done=state.done + jnp.sum(out), slots=slots, rows=rows,
