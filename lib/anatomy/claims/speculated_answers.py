@@ -3,12 +3,15 @@
 Nothing here depends on the clock: answers have seeds, and are kept since they take a while.
 """
 
+import dataclasses
+from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
 from anatomy.claims.speculated import FOUR, ROOM, Target, once
 from anatomy.claims.speculated_laws import ALL, small
@@ -138,10 +141,12 @@ def answered(
     A short answer is decided by its first token.
     """
     send = sender(model.send, "decode", len(at.known) * (draft.tree.drafted + 1))
+    number = Lenient(1.0) if rule is exact else rule  # one program for all lenience
+    rules = type(number), dataclasses.astuple(number)  # type: ignore[call-overload]
     answers: list[list[int]] = [[] for _ in at.known]
     accepted = judged = 0
     while (going := np.array([len(said) < most and end not in said for said in answers])).any():
-        one, at = _round(model.config, rule, send, model.weights, draft, at, going, how)
+        one, at = _round(model.config, send, *rules, model.weights, draft, at, going, how)
         for said, made in zip(answers, np.asarray(one.tokens).tolist(), strict=True):
             said += [token for token in made if token >= 0]
         taken = np.where(going, one.walk.accepted, 0)
@@ -153,8 +158,16 @@ def answered(
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _round(
-    config: Config, rule: Rule, send: Dispatch, weights: Weights, draft: Drafter, at: At, going: Any, how: Sampling
+    config: Config,
+    send: Dispatch,
+    kind: Callable[..., Rule],
+    numbers: tuple[float, ...],
+    weights: Weights,
+    draft: Drafter,
+    at: At,
+    going: Bool[np.ndarray, "B"],
+    how: Sampling,
 ) -> tuple[Round, At]:
     """All that a round may draft."""
     wanted = jnp.full(len(going), draft.tree.height, jnp.int32)
-    return take_round(config, weights, draft, rule, send, at, wanted, going, how)
+    return take_round(config, weights, draft, kind(*numbers), send, at, wanted, going, how)
