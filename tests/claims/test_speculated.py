@@ -26,16 +26,18 @@ def test_a_pass_that_touches_all_experts_reads_all_weights_but_the_embedding():
     assert made.flop() == 2 * (made.read(2) / 4)
 
 
-def test_a_roofline_takes_the_longer_of_reading_and_arithmetic(monkeypatch):
+def test_reading_and_arithmetic_of_a_pass_add_up(monkeypatch):
     made = model()
     monkeypatch.setattr(speculated, "target", lambda name: made)
-    slow, weak = speculated.Roofline(1.0, 1e30), speculated.Roofline(1e30, 1.0)
+    slow, weak = speculated.Machine(1.0, 1e30), speculated.Machine(1e30, 1.0)
     assert slow.pass_of("any", 1, 1) == pytest.approx(made.read(2))  # one token reads its two experts
     assert slow.pass_of("any", 1000, 5) == pytest.approx(made.read(4))
     assert weak.pass_of("any", 3, 5) == pytest.approx(15 * made.flop())
-    even = speculated.Roofline(2.0, 3.0)
-    tokens = even.balance("any")
-    assert even.pass_of("any", round(tokens) + 3, 1) > made.read(4) / 2.0 >= even.pass_of("any", round(tokens) - 3, 1)
+    both = speculated.Machine(2.0, 3.0)
+    parts = (speculated.Machine(2.0, 1e30), speculated.Machine(1e30, 3.0))
+    assert both.pass_of("any", 7, 2) == pytest.approx(sum(part.pass_of("any", 7, 2) for part in parts))
+    tokens = both.balance("any")
+    assert tokens * made.flop() / 3.0 == pytest.approx(made.read(4) / 2.0)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))

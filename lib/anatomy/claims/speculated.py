@@ -268,27 +268,39 @@ def tokens_of(name: str, length: int) -> float:
     return float(np.concatenate(counts).mean())
 
 
+def draft_seconds(batch: int) -> float:
+    """Of a step of the draft: what a round takes more that drafts all it can, for each token after the first.
+
+    By the dense target, which reads the same for one token and for many; both drafts have one shape.
+    """
+    longest = max(lengths_at(batch))
+    found = measured()["dense"][f"{longest} tokens at {batch}"]
+    return max(seconds(found) - float(np.median(found["idle"])), 0) / (longest - 1)
+
+
 def gain(name: str, length: int, batch: int) -> Gain:
     """What was measured at one length and batch."""
     found = measured()[name]
     one, step = found[f"{length} tokens at {batch}"], seconds(found[f"plain {batch}"])
-    longest = found[f"{max(lengths_at(batch))} tokens at {batch}"]
-    draft = max(seconds(longest) - float(np.median(longest["idle"])), 0) / (max(lengths_at(batch)) - 1) / step
-    made = tokens_of(name, length)
+    draft, made = draft_seconds(batch) / step, tokens_of(name, length)
     return Gain(made, draft, seconds(one) / step - length * draft, made * step / seconds(one))
 
 
-class Roofline(NamedTuple):
-    """A machine of two numbers, which passes of the dense target show."""
+class Machine(NamedTuple):
+    """A machine of two numbers, which passes of the dense target show: here reading and arithmetic add up.
+
+    A processor that does both at once takes the longer of the two (williams2009roofline); this one computes with what
+    it has just read.
+    """
 
     bandwidth: float  # bytes/s
     rate: float  # FLOP/s
 
     def pass_of(self, name: str, batch: int, block: int) -> float:
-        """Seconds of a pass over so many tokens of each sequence: what takes longer, reading or arithmetic."""
+        """Seconds of a pass over so many tokens of each sequence."""
         model = target(name)
         experts = float(touched_by_blocks(batch, block, model.config.experts, model.config.top_k))
-        return max(model.read(experts) / self.bandwidth, batch * block * model.flop() / self.rate)
+        return model.read(experts) / self.bandwidth + batch * block * model.flop() / self.rate
 
     def balance(self, name: str) -> float:
         """Tokens at which arithmetic takes as long as reading all weights."""
@@ -297,19 +309,18 @@ class Roofline(NamedTuple):
 
 
 @cache
-def roofline() -> Roofline:
-    """Bandwidth by the dense target's plain step for one, arithmetic by its largest pass."""
+def machine() -> Machine:
+    """By two passes of the dense target: its plain step for one, and its largest."""
     found, model, batch = measured()["dense"], target("dense"), max(BATCHES)
-    step = seconds(found["plain 1"])
-    made = gain("dense", FOUR, batch)
-    block = made.block * seconds(found[f"plain {batch}"])
-    return Roofline(model.read(1.0) / step, batch * (FOUR + 1) * model.flop() / block)
+    one, most = seconds(found["plain 1"]), gain("dense", FOUR, batch).block * seconds(found[f"plain {batch}"])
+    token = (most - one) / (batch * (FOUR + 1) - 1)  # seconds of arithmetic
+    return Machine(model.read(1.0) / (one - token), model.flop() / token)
 
 
 def block_foretold(name: str, length: int, batch: int) -> float:
-    """Time of a block over that of a plain step, by the roofline."""
-    line = roofline()
-    return line.pass_of(name, batch, length + 1) / line.pass_of(name, batch, 1)
+    """Time of a block over that of a plain step, by the machine of two numbers."""
+    here = machine()
+    return here.pass_of(name, batch, length + 1) / here.pass_of(name, batch, 1)
 
 
 def gaps(found: Mapping[str, Any]) -> np.ndarray:
