@@ -7,6 +7,7 @@ from anatomy.claims.inference_infrastructure import GENERATIONS, SERVING, machin
 from anatomy.claims.inference_infrastructure_fronts import BEST, COLUMNS, TOLD, fronts, serving_plan, told
 from anatomy.cost.inference.legality import problems
 from anatomy.cost.inference.memory import memory
+from anatomy.cost.inference.search import SEARCHED
 from anatomy.cost.inference.steps import decode, overheads
 from anatomy.specs import Serving
 
@@ -35,9 +36,7 @@ def test_each_choice_has_both_series(made):
 def test_points_are_what_the_cost_model_says(made):
     for (_, most, width, context), both in made.items():
         for row in plans(both[BEST]):
-            layout = {
-                name: row[name] for name in ("tensor", "pipeline", "expert", "micro_batches", "cache_by_sequence")
-            }
+            layout = {name: row[name] for name in SEARCHED if name != "sequences"}
             plan = Serving(weight_bytes=width, data=row["expert"], **layout)
             with jax.enable_x64(True):
                 step = decode(model(), plan, machine(KEY), overheads(GENERATIONS[KEY]), row["sequences"], context)
@@ -72,8 +71,9 @@ def test_the_layout_as_told_grows_in_its_batch_until_memory_ends():
 
 
 def test_what_a_point_stands_for():
-    row = dict(zip(COLUMNS, (0.05, 0.2, 3e10, 8.0, 2.0, 4.0, 2.0, 1.0, 64.0), strict=True))
+    row = dict(zip(COLUMNS, (0.05, 0.2, 3e10, 8.0, 4.0, 0.0, 2.0, 0.0, 4.0, 2.0, 1.0, 64.0), strict=True))
     stands = serving_plan(**row, price=1.8)
     assert (stands["ms"], stands["per_user"], stands["per_chip"]) == pytest.approx((50, 20, 5))
     assert stands["dollars"] == pytest.approx(1e6 * 0.2 / 3600 * 1.8)
     assert (stands["chips"], stands["users"], stands["by_sequence"]) == (64, 256, True)
+    assert (stands["rows"], stands["gathered"], stands["head"]) == (4, False, True)

@@ -114,7 +114,7 @@ def test_what_a_training_keeps_is_what_the_estimate_asks_for(monkeypatch):
     """The mean square of its units' gradients, beside their mean."""
     each = np.random.default_rng(3).standard_normal((3, 50))
 
-    def one(config, training, weights, rows, mask):
+    def one(config, training, weights, rows, mask, law):
         gradient = each[rows[0, 0]]
         return {"all": gradient}, {"square": (gradient**2).sum()}
 

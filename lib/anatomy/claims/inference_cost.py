@@ -64,14 +64,14 @@ def most(key: str, weight_bytes: float) -> float:
     return room(model(), of_width(weight_bytes), key, HALF_FULL)
 
 
-def batch_for(dollars: float, key: str, chip_hour: float, weight_bytes: float) -> float:
-    """Sequences in flight at which 1,000 tokens of output cost so many dollars.
+def batch_for(dollars: float, key: str, chip_hour: float, weight_bytes: float) -> float | None:
+    """Sequences in flight at which 1,000 tokens of output cost so many dollars; None if no batch that fits does."""
 
-    Raises:
-        ValueError: no batch that fits makes them so cheap, or the least one does already.
-    """
+    def above(sequences: float) -> float:
+        return per_thousand(key, chip_hour, weight_bytes, sequences) - dollars
+
     low, high = float(SERVING.micro_batches), most(key, weight_bytes)
-    return brentq(lambda n: per_thousand(key, chip_hour, weight_bytes, n) - dollars, low, high)
+    return brentq(above, low, high) if above(low) >= 0 >= above(high) else None
 
 
 def tokens_implied(key: str, dollars: float, chip_hour: float) -> float:
@@ -162,6 +162,7 @@ def on_h100(claim: Claim) -> Finding:
     hour = printed("train.h100_price")
     wide, narrow = (per_thousand(H100, hour, width) for width in (2.0, 1.0))
     larger = batch_for(printed("cost.h100"), H100, hour, 2.0)
+    alone = f"{larger:,.0f}" if larger else "none"
     return compare(
         claim,
         narrow,
@@ -169,9 +170,9 @@ def on_h100(claim: Claim) -> Finding:
         f"FP16 and ${narrow:.4f} in FP8. So at an equal batch the printed price is that of FP8, while the price for "
         "A100 is that of FP16: the A100 has no FP8, but int8 would bring it to "
         f"${per_thousand(A100, a100_hour(), 1.0):.4f} too. But an H100 has twice the memory. In FP16 "
-        f"{most(H100, 2.0):,.0f} sequences fit, and {larger:,.0f} of them meet the printed price in FP16 alone.",
+        f"{most(H100, 2.0):,.0f} sequences fit, and {alone} of them meet the printed price in FP16 alone.",
         condition=f"one key head, ${hour:.0f} for an H100-hour, and FP8 with {BATCH:,.0f} sequences, or FP16 with "
-        f"{larger:,.0f}",
+        f"{alone}",
         evidence=Evidence.COST_MODEL,
         tolerance=0.15,
     )

@@ -26,6 +26,7 @@ from anatomy.model.dispatch import Dispatch
 from anatomy.model.routing import Choices
 from anatomy.model.transformer import rms_norm, rotate
 
+FEW = 2  # tokens that pass at once, up to which tiles are no faster
 BLOCK = 128  # places of the cache that attention reads at once
 
 
@@ -37,7 +38,8 @@ def sender(name: str | None, phase: str, tokens: int) -> Dispatch:
     """
     own = {"one_by_one": one_by_one, "in_tiles": in_tiles}
     if name is None:
-        return one_by_one if dispatch.of_phase(phase, tokens) is dispatch.one_by_one else in_tiles
+        few = dispatch.of_phase(phase, tokens) is dispatch.one_by_one and tokens <= FEW
+        return one_by_one if few else in_tiles
     if name not in dispatch.EXACT | set(own):
         allowed = ", ".join(sorted(dispatch.EXACT | set(own)))
         raise ValueError(f"dispatch is {name!r}; allowed: {allowed}, which drop no token")

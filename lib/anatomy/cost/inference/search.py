@@ -45,10 +45,13 @@ class Served(NamedTuple):
         return like.replace(**fields, data=fields["expert"])
 
     def frontier(self) -> Int[np.ndarray, "front"]:
-        """Rows that fit and that no other beats in seconds and in chip-seconds a token, the fastest first."""
+        """Rows that fit and that no other beats in seconds and in chip-seconds a token, the fastest first.
+
+        Of plans that are alike in both there is one.
+        """
         columns = {"seconds": self.seconds, "chip_seconds": self.chip_seconds}
         front = explore.pareto(columns, minimise=("seconds", "chip_seconds"), where=self.fits)
-        return front[np.argsort(self.seconds[front])]
+        return front[np.unique(self.seconds[front], return_index=True)[1]]
 
     def cheapest(self, seconds: float = np.inf) -> int:
         """The row with the least chip-seconds a token among those that fit and are no slower than this.
