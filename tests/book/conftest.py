@@ -1,5 +1,6 @@
 """The book as `make test` has built it here, and built again from a clean copy of the checkout."""
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,17 +17,18 @@ class Site(NamedTuple):
 
 @pytest.fixture(scope="session")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Site]:
-    """A clean build, and the build of the checkout, or a second clean build where there is none that is up to date.
+    """A clean build of what the first build executed, and the first: the checkout's, as long as it is up to date.
 
-    On a clean checkout, as in CI, both are clean.
+    On a clean checkout, as in CI, the first is clean too. Executing is repeated by the tests of notebooks.
     """
-    first = copy_checkout(tmp_path_factory.mktemp("first"))
-    build(first)
-    second = ROOT
+    first = ROOT
     if built_before_edits(ROOT):
-        second = copy_checkout(tmp_path_factory.mktemp("second"))
-        build(second)
-    return Site(first, first / "_build" / "html"), Site(second, second / "_build" / "html")
+        first = copy_checkout(tmp_path_factory.mktemp("first"))
+        build(first)
+    again = copy_checkout(tmp_path_factory.mktemp("again"))
+    shutil.copytree(first / "_build" / ".jupyter_cache", again / "_build" / ".jupyter_cache")
+    build(again)
+    return Site(again, again / "_build" / "html"), Site(first, first / "_build" / "html")
 
 
 @pytest.fixture(scope="session")

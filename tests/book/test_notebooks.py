@@ -93,7 +93,14 @@ def test_notebooks_carry_their_results(site):
         assert any(cell.outputs for cell in code), path.name
 
 
-def test_notebooks_run_in_an_empty_folder(site, fresh_python, tmp_path):
+def results(notebook: nbformat.NotebookNode) -> list[tuple[str, list]]:
+    """Each cell of code after the first, which brings the library, and what it put out."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"][1:]
+    outputs = [[dict(output) | {"execution_count": None, "metadata": {}} for output in cell.outputs] for cell in code]
+    return [(cell.source, found) for cell, found in zip(code, outputs, strict=True)]
+
+
+def test_notebooks_run_in_an_empty_folder_and_say_the_same_again(site, fresh_python, tmp_path):
     for path in notebooks(site):
         folder = tmp_path / path.stem
         folder.mkdir()
@@ -101,6 +108,7 @@ def test_notebooks_run_in_an_empty_folder(site, fresh_python, tmp_path):
         assert done.returncode == 0, f"{path.name}\n{done.stderr[-3000:]}"
         again = nbformat.read(folder / "executed.ipynb", 4)
         assert again.cells[1].source.startswith("WHEEL")
+        assert results(again) == results(nbformat.read(path, 4)), path.name
     where = subprocess.run(
         [fresh_python, "-c", "import anatomy; print(anatomy.__file__)"], capture_output=True, text=True, cwd=tmp_path
     )
