@@ -31,6 +31,8 @@ def small_book(tmp_path) -> Path:
     (tmp_path / "book").mkdir()
     shutil.copy(ROOT / "book" / "references.bib", tmp_path / "book" / "references.bib")
     shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
+    if (made := ROOT / "_build" / "library").exists():  # the wheel and the ledger, by the state of the library
+        shutil.copytree(made, tmp_path / "_build" / "library")
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
     return tmp_path
 

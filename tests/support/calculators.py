@@ -32,7 +32,7 @@ class Recorded:
 
 
 def of_chapter(path: Path) -> list[Recorded]:
-    """Run the cells of a chapter in this process and keep the calculators that it makes."""
+    """Run the cells of a chapter in this process, up to the last with a calculator, and keep what they make."""
     recorded = []
 
     def record(function: Callable[..., Any], *, inputs: list[Any], **options: Any) -> Calculator:
@@ -44,9 +44,10 @@ def of_chapter(path: Path) -> list[Recorded]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(anatomy.site, "calculator", record)
         patch.setattr(anatomy.site, "glue", lambda **values: None)
-        for cell in jupytext.read(path).cells:
-            if cell.cell_type == "code":
-                exec(compile(cell.source, f"{path.name}", "exec"), names)
+        cells = [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"]
+        last = max(index for index, source in enumerate(cells) if "calculator(" in source)
+        for source in cells[: last + 1]:
+            exec(compile(source, f"{path.name}", "exec"), names)
     plt.close("all")
     return recorded
 
