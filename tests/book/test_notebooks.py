@@ -115,7 +115,8 @@ def test_notebooks_run_in_an_empty_folder_and_say_the_same_again(site, fresh_pyt
         assert done.returncode == 0, f"{path.name}\n{done.stderr[-3000:]}"
         again = nbformat.read(folder / "executed.ipynb", 4)
         assert again.cells[1].source.startswith("WHEEL")
-        assert results(again) == results(nbformat.read(path, 4)), path.name
+        if path.stem != "reproducibility":  # which lists the packages of where it runs
+            assert results(again) == results(nbformat.read(path, 4)), path.name
     where = subprocess.run(
         [fresh_python, "-c", "import anatomy; print(anatomy.__file__)"], capture_output=True, text=True, cwd=tmp_path
     )
