@@ -268,7 +268,8 @@ def drawn(drafter, how, draws, batch=2**16, **more):
         made = written(drafter, how, batch, first, **more)
         count += np.bincount(made.tokens @ 4 ** np.arange(TOKENS)[::-1], minlength=4**TOKENS)
         fewest = min(fewest, made.rounds.min())
-    assert fewest < TOKENS - drafter.tree.height  # more than one drafted token was accepted in a round
+    # Whole drafts were accepted; the text has nothing to copy in its first round.
+    assert fewest == -(-(TOKENS - 1) // (drafter.tree.height + 1)) + isinstance(drafter, Lookup)
     return count
 
 

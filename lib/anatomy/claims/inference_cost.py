@@ -162,7 +162,7 @@ def on_h100(claim: Claim) -> Finding:
     hour = printed("train.h100_price")
     wide, narrow = (per_thousand(H100, hour, width) for width in (2.0, 1.0))
     larger = batch_for(printed("cost.h100"), H100, hour, 2.0)
-    alone = f"{larger:,.0f}" if larger else "none"
+    enough = f"{larger:,.0f}" if larger else "none"
     return compare(
         claim,
         narrow,
@@ -170,9 +170,9 @@ def on_h100(claim: Claim) -> Finding:
         f"FP16 and ${narrow:.4f} in FP8. So at an equal batch the printed price is that of FP8, while the price for "
         "A100 is that of FP16: the A100 has no FP8, but int8 would bring it to "
         f"${per_thousand(A100, a100_hour(), 1.0):.4f} too. But an H100 has twice the memory. In FP16 "
-        f"{most(H100, 2.0):,.0f} sequences fit, and {alone} of them meet the printed price in FP16 alone.",
-        condition=f"one key head, ${hour:.0f} for an H100-hour, and FP8 with {BATCH:,.0f} sequences, or FP16 with "
-        f"{alone}",
+        f"{most(H100, 2.0):,.0f} sequences fit, and {enough} of them meet the printed price in FP16 alone.",
+        condition=f"one key head, ${hour:.0f} for an H100-hour, and FP8 with {BATCH:,.0f} sequences"
+        + (f", or FP16 with {enough}" if larger else ""),
         evidence=Evidence.COST_MODEL,
         tolerance=0.15,
     )
