@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from anatomy import specs
 from anatomy.cost import explore
+from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.search import every_plan, search
-from anatomy.cost.inference.steps import decode, overheads
+from anatomy.cost.inference.steps import decode
 from anatomy.specs import Serving
 from anatomy.validate import read
 
@@ -19,7 +20,7 @@ from benchmarks.training import per_second
 
 MODEL = specs.architecture("gpt4_mqa")
 CLUSTER = specs.cluster("a100_sxm_40gb", 32)
-CONSTANTS = overheads("ampere")
+CONSTANTS = overheads("a100_sxm_80gb")
 COUNT, SOME = 2**24, 2**18  # steps; what does not grow with their number cancels between the two
 # A question that all programs answer: Llama 2 70B on eight A100 of 80 GB.
 QUESTION = {

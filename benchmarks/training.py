@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from anatomy import specs
 from anatomy.cost import collectives, explore, memory, pipeline, training
+from anatomy.cost.efficiency import efficiency
 from anatomy.cost.search import search
 from anatomy.specs import cluster as cluster_module
 from anatomy.specs import plan as plan_module
@@ -26,7 +27,7 @@ from benchmarks import peers
 
 MODEL = specs.architecture("gpt4")
 CLUSTER = specs.cluster("a100_sxm_40gb", 3125)
-SHARE = training.efficiency("ampere")
+SHARE = efficiency("a100_sxm_80gb")
 SEQUENCES, SEQUENCE = 60e6 / 8192, 8192.0
 COUNT = 2**24  # plans
 SOME = 2**18  # of them, for what is slower

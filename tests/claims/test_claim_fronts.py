@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from anatomy.claims.inference_infrastructure import GENERATIONS, SERVING, machine, model
 from anatomy.claims.inference_infrastructure_fronts import BEST, COLUMNS, TOLD, fronts, serving_plan, told
+from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.legality import problems
 from anatomy.cost.inference.memory import memory
 from anatomy.cost.inference.search import SEARCHED
-from anatomy.cost.inference.steps import decode, overheads
+from anatomy.cost.inference.steps import decode
 from anatomy.specs import Serving
 
 KEY, CONTEXT = "a100_sxm_40gb", 4096.0

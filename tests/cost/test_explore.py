@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy.cost import explore
+from anatomy.cost.efficiency import efficiency
 from anatomy.cost.explore import fronts, sweeping
 from anatomy.cost.run import rented_dollars, training_days
-from anatomy.cost.training import efficiency, step
+from anatomy.cost.training import step
 from anatomy.specs import Cluster, Plan, Scalar, architecture, cluster
 from anatomy.specs.base import number, spec
 from hypothesis import given, settings
 
 MODEL = architecture("mixtral_8x7b")
 CLUSTER = cluster("a100_sxm_80gb", 16)
-SHARE = efficiency("ampere")
+SHARE = efficiency("a100_sxm_80gb")
 
 
 @spec

@@ -6,6 +6,7 @@ import re
 import hypothesis.strategies as st
 import jax
 import pytest
+from anatomy.cost.efficiency import efficiency
 from anatomy.cost.reliability import Failures, best_interval, goodput, published
 from anatomy.cost.run import (
     Prices,
@@ -16,7 +17,7 @@ from anatomy.cost.run import (
     training_run,
     utilisation,
 )
-from anatomy.cost.training import efficiency, step
+from anatomy.cost.training import step
 from anatomy.specs import Plan, architecture, chip, cluster
 from anatomy.specs.units import DAY
 from hypothesis import given
@@ -80,7 +81,7 @@ PLAN = Plan(tensor=8.0, pipeline=8.0, data=16.0, recompute=2.0)
 NEVER = Failures(rate=0.0, write=0.0, restart=0.0)
 SOMETIMES = published("rsc1", 30.0, 300.0)
 PRICES = Prices(rent=1.5, purchase=20_000.0, years=4.0, watts=800.0, energy=0.07)
-SIZE = (1536.0, 2048.0, efficiency("ampere"))
+SIZE = (1536.0, 2048.0, efficiency("a100_sxm_80gb"))
 TOKENS = 300e9
 
 

@@ -5,13 +5,14 @@ import itertools
 import numpy as np
 import pytest
 from anatomy import specs
+from anatomy.cost.efficiency import efficiency
 from anatomy.cost.legality import legal
 from anatomy.cost.search import SEARCHED, every_plan, search
-from anatomy.cost.training import efficiency, step
+from anatomy.cost.training import step
 
 MODEL = specs.architecture("mixtral_8x7b")
 CLUSTER = specs.cluster("a100_sxm_80gb", 4)
-SHARE = efficiency("ampere")
+SHARE = efficiency("a100_sxm_80gb")
 LIKE = specs.Plan(fused_attention=1.0)
 ASKED = (MODEL, CLUSTER, 256.0, 4096.0, SHARE, LIKE)
 

@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy import specs
-from anatomy.cost.training import Efficiency, efficiency, step
+from anatomy.cost.efficiency import Efficiency, efficiency
+from anatomy.cost.training import step
 from anatomy.specs import Cluster, Link, Node, Plan, Recompute
 from anatomy.validate import read
 from hypothesis import given
 
 GPT4, GPT3 = specs.architecture("gpt4"), specs.architecture("gpt3_175b")
 CLUSTER = specs.cluster("a100_sxm_40gb", 3125)
-SHARE = efficiency("ampere")
+SHARE = efficiency("a100_sxm_80gb")
 ARTICLE = Plan(
     tensor=8, pipeline=15, data=208, zero=1, recompute=Recompute.FULL, sequence_parallel=True, fused_attention=True
 )

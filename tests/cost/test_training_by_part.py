@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy.cost import training
+from anatomy.cost.efficiency import Efficiency, derate, efficiency
+from anatomy.cost.gemm import gemm_seconds
 from anatomy.cost.pipeline import bubble
-from anatomy.cost.training import Efficiency, Step, derate, efficiency, matmul_seconds
+from anatomy.cost.training import Step
 from anatomy.specs import Architecture, Attention, Cluster, Link, Node, Plan, Recompute, architecture, catalogue, chip
 from hypothesis import given, settings
 from specs.random_architectures import architectures, attentions
@@ -19,7 +21,7 @@ batched = jax.jit(jax.vmap(training.step, in_axes=(None, 0, None, 0, None, None)
 WORK = ("matmul", "scores", "memory_bound", "recompute")
 TALK = ("tensor", "expert", "stages", "replicas")
 PARTS = (*WORK, *TALK, "bubble", "optimizer")
-REAL = efficiency("ampere")
+REAL = efficiency("a100_sxm_80gb")
 IDEAL = Efficiency(matmul=1.0, half_size=0.0, memory=1.0, link=1.0, network=1.0)
 A100 = chip("a100_sxm_80gb")
 
@@ -323,15 +325,15 @@ def test_more_expert_ways_exchange_more():
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 10_000), shares, st.permutations([0, 1, 2]))
 def test_one_matrix_product(rows, columns, inner, share, order):
     sides = [float(rows), float(columns), float(inner)]
-    seconds = matmul_seconds(*sides, 312e12, share)
-    assert seconds == pytest.approx(matmul_seconds(*(sides[i] for i in order), 312e12, share), rel=1e-12)
+    seconds = gemm_seconds(*sides, 312e12, share)
+    assert seconds == pytest.approx(gemm_seconds(*(sides[i] for i in order), 312e12, share), rel=1e-12)
     best = 2 * rows * columns * inner / (312e12 * share.matmul)
     assert seconds >= best * (1 - 1e-12)
     sharp = dataclasses.replace(share, half_size=0.0)
-    assert matmul_seconds(*sides, 312e12, sharp) == pytest.approx(best, rel=1e-12)
+    assert gemm_seconds(*sides, 312e12, sharp) == pytest.approx(best, rel=1e-12)
     # A side of half_size halves the rate.
     half = dataclasses.replace(share, half_size=64.0)
-    rate = 2 * 64 * 1e24 / matmul_seconds(64.0, 1e12, 1e12, 312e12, half)
+    rate = 2 * 64 * 1e24 / gemm_seconds(64.0, 1e12, 1e12, 312e12, half)
     assert rate == pytest.approx(312e12 * share.matmul / 2, rel=1e-9)
 
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from anatomy.cost.efficiency import Efficiency
 from anatomy.cost.reliability import Failures, best_interval, lost
-from anatomy.cost.training import Efficiency, step
+from anatomy.cost.training import step
 from anatomy.specs import Architecture, Cluster, Plan, Scalar
 from anatomy.specs.base import (
     ABOVE_ZERO,

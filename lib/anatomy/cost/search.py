@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from anatomy.cost import explore
-from anatomy.cost.training import Efficiency, step
+from anatomy.cost.efficiency import Efficiency
+from anatomy.cost.training import step
 from anatomy.specs import Architecture, Cluster, Plan, Recompute, Scalar
 from anatomy.specs.base import AT_LEAST_ONE, check_arguments
 

@@ -32,6 +32,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from anatomy.cost import collectives, training
+from anatomy.cost.efficiency import IDEAL
 from anatomy.model import Config, init
 from anatomy.specs import Chip, Cluster, Link, Node, Plan, Recompute
 from anatomy.train import mesh as meshes
@@ -173,8 +174,7 @@ def _sent(case: Case, moved: Counter[tuple[str, tuple[str, ...]]]) -> Iterable[R
     cluster = Cluster(
         node=Node(chip=chip, chips=float(case.devices), link=one), nodes=1.0, inside=one, between=one, segment_nodes=1.0
     )
-    share = training.Efficiency(matmul=1.0, half_size=0.0, memory=1.0, link=1.0, network=1.0)
-    step = training.step(c.architecture, case.plan, cluster, float(case.sequences), float(c.context), share)
+    step = training.step(c.architecture, case.plan, cluster, float(case.sequences), float(c.context), IDEAL)
 
     def sent(kind: str, axes: tuple[str, ...], size: int) -> float:
         if kind == "collective-permute":

@@ -10,11 +10,12 @@ from importlib.resources import files
 import jax
 import numpy as np
 
+from anatomy.cost.efficiency import efficiency
 from anatomy.cost.run import training_flop
 from anatomy.cost.search import every_plan, search
-from anatomy.cost.training import Step, efficiency, step
+from anatomy.cost.training import Step, step
 from anatomy.specs import Architecture, Cluster, Plan
-from anatomy.validate.published import Run, architecture_of, cluster_of, generation_of, plan_of
+from anatomy.validate.published import Run, architecture_of, cluster_of, plan_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Training:
         """A step on the published plan, or else on the fastest plain one; None where chips or batch are unknown."""
         if self.cluster is None or self.sequences is None:
             return None
-        share = efficiency(generation_of(self.chip))
+        share = efficiency(self.chip)
         with jax.enable_x64(True):
             plan = self.plan or plain_plan(
                 self.model, self.cluster, self.sequences, self.sequence, self.chip, self.fused_attention
@@ -89,7 +90,7 @@ def plain_plan(
     chosen = {name: column[whole & busy] for name, column in plans.items()}
     if not len(chosen["data"]):
         raise ValueError(f"no plan lays {sequences:g} sequences over {cluster.chips:g} chips without a rest")
-    found = search(model, cluster, sequences, sequence, efficiency(generation_of(key)), like, chosen)
+    found = search(model, cluster, sequences, sequence, efficiency(key), like, chosen)
     return found.plan(found.best(), like)
 
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 
 from anatomy.cost import legality
-from anatomy.cost.training import Efficiency, Step, efficiency, hardware_flop, step
+from anatomy.cost.efficiency import Efficiency, efficiency, generation_of
+from anatomy.cost.training import Step, hardware_flop, step
 from anatomy.specs import Architecture, Attention, Cluster, Link, Node, Plan, Recompute, architecture, catalogue
 from anatomy.specs.catalogue import chip
 
@@ -62,7 +63,7 @@ class Run:
     def predict(self, share: Efficiency | None = None) -> Step:
         """The cost model's step of this run, in double precision; with other constants, if given."""
         with jax.enable_x64(True):
-            constants = share if share is not None else efficiency(self.generation)
+            constants = share if share is not None else efficiency(self.chip)
             return step(self.model, self.plan, self.cluster, self.sequences, self.sequence, constants)
 
     @property
@@ -315,20 +316,6 @@ def plan_of(value: Any, chips: float) -> Plan:
     if chips % model_chips:
         raise ValueError(f"run.chips is {chips:g}; allowed: a multiple of tensor x pipeline ({model_chips:g})")
     return Plan(data=chips / model_chips, **given)
-
-
-def generation_of(key: str, constants: str = "efficiency") -> str:
-    """The generation whose constants, of that catalogue, a chip has: its own, or the neighbour's that `chips` names.
-
-    Raises:
-        ValueError: there is none.
-    """
-    entry = catalogue.entry("chips", key)
-    generation = entry.get("constants", entry.get("generation"))
-    if generation not in catalogue.table(constants):
-        allowed = ", ".join(catalogue.table(constants))
-        raise ValueError(f"chip {key!r} is of generation {shown(generation)}; allowed: one with constants ({allowed})")
-    return str(generation)
 
 
 def cluster_of(row: dict[str, Any], chips: float) -> Cluster:

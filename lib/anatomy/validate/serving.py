@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from anatomy.cost.efficiency import Overheads, generation_of, overheads
 from anatomy.cost.inference.legality import RULES
 from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.steps import Overheads, Pass, decode, overheads, prefill
+from anatomy.cost.inference.steps import Pass, decode, prefill
 from anatomy.cost.legality import Case, broken
 from anatomy.specs import Architecture, Cluster, Serving, catalogue
 from anatomy.validate.published import (
@@ -26,7 +27,6 @@ from anatomy.validate.published import (
     architecture_of,
     check_agreement,
     cluster_of,
-    generation_of,
     known,
     shown,
     single,
@@ -102,7 +102,7 @@ class Served:
     @property
     def constants(self) -> Overheads:
         """Those of the chip's generation."""
-        return overheads(self.generation)
+        return overheads(self.chip)
 
     @property
     def steps(self) -> float:
@@ -278,7 +278,7 @@ def reached_in_full(constants: Overheads) -> Overheads:
 
 def constant_names() -> tuple[str, ...]:
     """Names of the constants."""
-    parts = (type(overheads("tpu")), type(overheads("tpu").efficiency))
+    parts = (type(overheads("tpu_v4")), type(overheads("tpu_v4").efficiency))
     return tuple(field.name for part in parts for field in dataclasses.fields(part) if field.name != "efficiency")
 
 

@@ -3,12 +3,13 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.request import request
-from anatomy.cost.inference.steps import decode, overheads, prefill
+from anatomy.cost.inference.steps import decode, prefill
 from anatomy.specs import Serving, architecture, catalogue
 from hypothesis import given
 
-LLAMA, BOX, AMPERE = architecture("llama2_70b"), catalogue.cluster("a100_sxm_80gb", 1.0), overheads("ampere")
+LLAMA, BOX, AMPERE = architecture("llama2_70b"), catalogue.cluster("a100_sxm_80gb", 1.0), overheads("a100_sxm_80gb")
 PLAN = Serving(tensor=8.0)
 
 

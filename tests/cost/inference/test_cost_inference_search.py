@@ -3,14 +3,15 @@
 import jax
 import numpy as np
 import pytest
+from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.legality import legal
 from anatomy.cost.inference.memory import largest_batch, memory
 from anatomy.cost.inference.search import every_plan, search
-from anatomy.cost.inference.steps import decode, overheads, prefill
+from anatomy.cost.inference.steps import decode, prefill
 from anatomy.specs import Serving, architecture, catalogue
 
 MODEL, CLUSTER = architecture("gpt4_mqa"), catalogue.cluster("a100_sxm_40gb", 16.0)
-AMPERE, CONTEXT = overheads("ampere"), 4096.0
+AMPERE, CONTEXT = overheads("a100_sxm_80gb"), 4096.0
 PLANS = every_plan(MODEL, CLUSTER, np.array([1.0, 16.0, 256.0, 4096.0]))
 
 

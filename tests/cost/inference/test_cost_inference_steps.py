@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 from anatomy.cost import collectives
-from anatomy.cost.inference.steps import decode, overheads, prefill, slowest_stage
-from anatomy.cost.training import derate
+from anatomy.cost.efficiency import derate, overheads
+from anatomy.cost.inference.steps import decode, prefill, slowest_stage
 from anatomy.specs import Serving, architecture, catalogue
 from hypothesis import given
 
 GPT4, LLAMA = architecture("gpt4"), architecture("llama2_70b")
 CLUSTER = catalogue.cluster("a100_sxm_80gb", 16.0)
-AMPERE = overheads("ampere")
+AMPERE = overheads("a100_sxm_80gb")
 IDEAL = dataclasses.replace(
     AMPERE,
     efficiency=dataclasses.replace(AMPERE.efficiency, matmul=1.0, half_size=0.0, memory=1.0, link=1.0, network=1.0),

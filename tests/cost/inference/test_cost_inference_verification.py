@@ -6,7 +6,8 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from anatomy.cost.inference.steps import decode, overheads
+from anatomy.cost.efficiency import overheads
+from anatomy.cost.inference.steps import decode
 from anatomy.cost.inference.verification import speculate, touched_by_blocks
 from anatomy.cost.routing import experts_touched
 from anatomy.specs import Serving, architecture, catalogue
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 
 GPT4, GPT3, DRAFT = architecture("gpt4_mqa"), architecture("gpt3_175b"), architecture("gpt2_xl")
 CLUSTER = catalogue.cluster("a100_sxm_40gb", 16.0)
-AMPERE = overheads("ampere")
+AMPERE = overheads("a100_sxm_80gb")
 ONE = Serving(tensor=8.0)
 SERIAL = Serving(tensor=8.0, pipeline=16.0, head=0.0, cache_by_sequence=1.0)
 PIPED = SERIAL.replace(micro_batches=16.0)

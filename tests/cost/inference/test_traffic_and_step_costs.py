@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.step_costs import Affine, Modelled, Table, Work
-from anatomy.cost.inference.steps import decode, overheads, prefill
+from anatomy.cost.inference.steps import decode, prefill
 from anatomy.cost.inference.traffic import geometric_lengths, lognormal_lengths, poisson, uniform_lengths
 from anatomy.specs import Serving, architecture, cluster
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from scipy import stats
 KEY = jax.random.key(1)
 N = 40_000
 MODEL, PLAN = architecture("gpt4_mqa"), Serving(tensor=8.0, pipeline=16.0, head=0.0, micro_batches=16.0)
-COST = Modelled(model=MODEL, plan=PLAN, cluster=cluster("a100_sxm_40gb", 16.0), constants=overheads("ampere"))
+COST = Modelled(model=MODEL, plan=PLAN, cluster=cluster("a100_sxm_40gb", 16.0), constants=overheads("a100_sxm_80gb"))
 
 
 def test_laws_of_arrivals_and_lengths():

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from anatomy.cost.inference.steps import Overheads, Pass, decode, prefill
+from anatomy.cost.efficiency import Overheads
+from anatomy.cost.inference.steps import Pass, decode, prefill
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import AT_LEAST_ONE, check_arguments, finite
 

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from anatomy.cost import explore
+from anatomy.cost.efficiency import Overheads
 from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.steps import Overheads, Pass, decode
+from anatomy.cost.inference.steps import Pass, decode
 from anatomy.cost.search import divisors
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, check_arguments

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from anatomy.cost.inference.steps import Overheads, micro_batches, through_stages
+from anatomy.cost.efficiency import Overheads
+from anatomy.cost.inference.steps import micro_batches, through_stages
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import FINITE, check_arguments, number, spec
 

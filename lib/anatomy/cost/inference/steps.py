@@ -6,16 +6,16 @@ micro-batches in flight; n tokens of a micro-batch of one replica; k of E expert
 Source: pope2023efficiently, section 3 and appendix A, for layouts and what they send; each part names its own.
 """
 
-import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from anatomy.cost import collectives, routing
+from anatomy.cost.efficiency import Overheads, derate
+from anatomy.cost.gemm import gemm_seconds, layer_gemm_seconds
 from anatomy.cost.inference.exchange import expert_exchange, mlp_width, tensor_exchange
-from anatomy.cost.training import Efficiency, derate, matmul_seconds
-from anatomy.specs import Architecture, Cluster, Scalar, Serving, catalogue
+from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import (
     AT_LEAST_ONE,
     AT_LEAST_ZERO,
@@ -34,25 +34,6 @@ ROUNDING = 1 + 1e-5  # within which an expectation may pass its limit, in single
 KERNELS = 8.0  # of a layer, one after the other, collectives aside: two norms, four products, attention, activation
 
 SCORE = 16.0  # bytes moved for each score that does not stay on the chip: 32 bits, written and read twice
-
-
-@spec
-class Overheads:
-    """What a pass takes beyond bytes and FLOP: the time that small things need to begin."""
-
-    efficiency: Efficiency
-    hop: Scalar = number("s", doc="until a neighbour in the node has a short message")
-    network_hop: Scalar = number("s", doc="until another node has one")
-    kernel: Scalar = number("s", doc="to start a kernel after the one before it")
-    overlap: Scalar = number("1", high=1, doc="of the shorter of reading and computing, hidden behind the longer")
-
-
-def overheads(generation: str) -> Overheads:
-    """The constants of a generation of chips, from the catalogue `serving`: `ampere`, `hopper`, `tpu`."""
-    row = catalogue.entry("serving", generation)
-    names = [field.name for field in dataclasses.fields(Efficiency)]
-    rest = ("hop", "network_hop", "kernel", "overlap")
-    return Overheads(efficiency=Efficiency(**{n: row[n] for n in names}), **{n: row[n] for n in rest})
 
 
 @spec
@@ -267,7 +248,17 @@ def through_stages(
 
     # One layer.
     read = plan.weight_bytes * layer_weights(model, split, touched) / bandwidth
-    products = layer_products(model, split, rows, touched, imbalance, peak, share)
+    products = layer_gemm_seconds(
+        model,
+        tokens=rows,
+        rows=split.rows,
+        columns=split.columns,
+        router_ways=split.tensor,
+        experts=touched / plan.expert,
+        expert_tokens=rows * plan.expert * model.top_k / touched * imbalance,
+        peak=peak,
+        efficiency=share,
+    )
     scores = n * attended * model.attention.score_flop() / score_ways / (peak * share.matmul)
     cache = layer_cache(model, plan, cached, n, sequences) / bandwidth
     moved = 2 * plan.activation_bytes * activation_values(model, split, rows)
@@ -292,7 +283,7 @@ def through_stages(
 
     # The output table, and the way from stage to stage.
     table = plan.weight_bytes * model.vocabulary * model.d_model / plan.tensor / bandwidth
-    logits = matmul_seconds(predicted, model.vocabulary / plan.tensor, model.d_model, peak, share)
+    logits = gemm_seconds(predicted, model.vocabulary / plan.tensor, model.d_model, peak, share)
     logits = logits - constants.overlap * jnp.minimum(table, logits)
     parts = parts | {"weights": parts["weights"] + table, "compute": parts["compute"] + logits}
     between = stage_transfer(model, plan, n, net, cluster, constants)
@@ -316,37 +307,6 @@ def layer_weights(model: Architecture, plan: Serving, touched: Scalar) -> Scalar
     shared = (parts.attention + parts.dense_mlp + parts.router + parts.norms) / model.layers
     experts = parts.experts / model.layers * touched / model.experts / plan.expert
     return (shared + experts) / plan.tensor + model.attention.copied_weights(model.d_model, plan.columns) / plan.rows
-
-
-def layer_products(
-    model: Architecture,
-    plan: Serving,
-    n: Scalar,
-    touched: Scalar,
-    imbalance: Scalar,
-    peak: Scalar,
-    share: Efficiency,
-) -> Scalar:
-    """Seconds of the matrix products of an average layer for n tokens on one chip, split over X rows and Y columns.
-
-    Each expert that is touched works on its own tokens, so a chip does as many small products as it has such experts.
-    """
-    d, y = model.d_model / plan.rows, plan.columns
-    out = model.attention.width
-    into = model.attention_weights / model.d_model - out
-    attention = matmul_seconds(n, into / y, d, peak, share) + matmul_seconds(n, d, out / y, peak, share)
-
-    def mlp(tokens: Scalar, width: Scalar) -> Scalar:
-        inner = (model.mlp_matrices - 1) * width / y
-        return matmul_seconds(tokens, inner, d, peak, share) + matmul_seconds(tokens, d, width / y, peak, share)
-
-    routed = model.is_routed
-    each = n * plan.expert * model.top_k / touched * imbalance  # tokens of an expert that is touched
-    experts = routed * touched / plan.expert * mlp(each, model.d_ff)
-    always = (1 - routed + model.shared_experts) * mlp(n, model.d_ff)
-    router = routed * matmul_seconds(n, model.experts, model.d_model, peak, share) / plan.tensor
-    dense = mlp(n, model.dense_d_ff)
-    return attention + (model.expert_layers * (experts + always + router) + model.dense_layers * dense) / model.layers
 
 
 def layer_cache(model: Architecture, plan: Serving, cached: Scalar, n: Scalar, sequences: Scalar) -> Scalar:

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from anatomy.cost.efficiency import Overheads
 from anatomy.cost.inference.speculation import expected_tokens
-from anatomy.cost.inference.steps import Overheads, decode, micro_batches
+from anatomy.cost.inference.steps import decode, micro_batches
 from anatomy.cost.occupancy import copying
 from anatomy.cost.routing import check_routing
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
