@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from anatomy.claims.inference_infrastructure import GENERATIONS, SERVING, machine, model
-from anatomy.claims.inference_infrastructure_fronts import BEST, COLUMNS, TOLD, fronts, serving_plan, told
+from anatomy.claims.article.frontier import BEST, COLUMNS, TOLD, fronts, serving_plan, told
+from anatomy.claims.article.serving import GENERATIONS, SERVING, machine, model
 from anatomy.cost.inference.legality import problems
 from anatomy.cost.inference.memory import memory
 from anatomy.cost.inference.search import SEARCHED

@@ -1,21 +1,20 @@
 """Claims on speculative decoding: verdicts follow from the numbers, and change with what the article says."""
 
 import dataclasses
-import importlib
 
 import jax
 import numpy as np
 import pytest
 from anatomy.claims import Verdict, finding, get
-from anatomy.claims.speculative_decoding import dense, lengths, pairs, routed
-from anatomy.claims.speculative_decoding_gain import BATCHES, GAIN, USUAL, best_gain
-
-CHECKS = importlib.import_module("anatomy.claims.ledger").checks()
+from anatomy.claims.checks.speculative_decoding.draft import dense, lengths, routed
+from anatomy.claims.checks.speculative_decoding.gain import BATCHES, GAIN, USUAL, best_gain
+from anatomy.claims.checks.speculative_decoding.mechanism import pairs
+from anatomy.claims.ledger.registry import check_of
 
 
 def recheck(key, **changes):
     with jax.enable_x64(True):
-        return CHECKS[key](dataclasses.replace(get(key), **changes))
+        return check_of(key)(dataclasses.replace(get(key), **changes))
 
 
 def test_what_the_retelling_lost_would_be_found():

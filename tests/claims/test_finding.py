@@ -5,8 +5,8 @@ import math
 
 import hypothesis.strategies as st
 import pytest
-from anatomy.claims.finding import Evidence, Verdict, compare, decide, uncheckable
-from anatomy.claims.ledger import Claim
+from anatomy.claims.ledger.claim import Claim
+from anatomy.claims.ledger.finding import Evidence, Verdict, compare, decide, uncheckable
 from hypothesis import given
 
 CLAIM = Claim(id="test.claim", section="intro", claim="A thing is so large", kind="given", value=1.0, unit="B")
