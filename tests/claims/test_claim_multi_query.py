@@ -41,7 +41,7 @@ def test_long_contexts_that_did_not_fit_would_settle_the_claim(monkeypatch):
 
 def test_a_batch_that_is_not_capped_would_refute_the_cap(monkeypatch):
     assert finding("mqa.8k_cap").verdict is Verdict.HOLDS
-    monkeypatch.setattr(article, "room", lambda *_, **__: article.UNBOUND)
+    monkeypatch.setattr(article, "room", lambda *_, **__: get("mqa.8k_cap").verdict["unbound"])
     assert recheck("mqa.8k_cap").verdict is Verdict.OFF
 
 

@@ -49,8 +49,8 @@ def test_boxes_say_what_was_found(page):
 
 
 def test_an_open_claim_says_so(monkeypatch):
-    monkeypatch.setattr(LEDGER, "checks", dict)
-    found = LEDGER.finding.__wrapped__(SOME)  # what is kept was found with the check
+    monkeypatch.setattr(ARTICLE, "checks", dict)
+    found = ARTICLE.finding.__wrapped__(SOME)  # what is kept was found with the check
     monkeypatch.setattr(SHOW, "finding", lambda _: found)
     box = soup(show(SOME))
     assert box.select_one(".verdict").get_text() == "Not checked yet"

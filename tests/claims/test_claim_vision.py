@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from anatomy.claims import Verdict, claims, finding
 from anatomy.claims.checks.vision import loading, model, public
+from anatomy.claims.ledger.claim import Terms
 from anatomy.claims.ledger.registry import check_of
 from anatomy.claims.record import record
 from anatomy.specs import architecture
@@ -58,7 +59,10 @@ def test_compression_is_called_for_where_storage_is_dear(dearer, verdict, monkey
 def test_the_smaller_the_training_the_more_its_input_weighs():
     pixels = [loading.strain(name, loading.raw()) for name in model.readings()]
     assert list(model.readings().values()) == sorted(model.readings().values(), reverse=True)
-    assert pixels == sorted(pixels) and pixels[0] < loading.LOW < pixels[-2] < 1 < pixels[-1]
+    assert (
+        pixels == sorted(pixels)
+        and pixels[0] < CLAIMS["vis.compress"].verdict["least_share"] < pixels[-2] < 1 < pixels[-1]
+    )
     # Of the network and of storage, both in proportion to bytes.
     assert loading.strain("patches, encoder alone", loading.raw() / 10) == pytest.approx(pixels[-1] / 10)
     assert pixels[0] == pytest.approx(loading.storage_dollars() / model.tuning_dollars(8.0))
@@ -80,5 +84,6 @@ def test_what_gpt5_puts_out_decides(outputs, verdict, monkeypatch):
 
 
 def test_another_address_is_refuted():
-    other = dataclasses.replace(CLAIMS["meta.source"], claim="The source of the leak is the page example.org")
+    terms = Terms("meta.source", {"address": "example.org"}, "Another page.")
+    other = dataclasses.replace(CLAIMS["meta.source"], verdict=terms)
     assert check_of("meta.source")(other).verdict is Verdict.REFUTED

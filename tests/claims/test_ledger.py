@@ -218,8 +218,6 @@ def test_findings_move_with_the_claims_they_are_computed_from(key, computed_from
 @pytest.mark.parametrize(
     "key, changes, verdict",
     [
-        ("meta.authors", {"claim": "The author of the leak is Dylan Patel"}, Verdict.REFUTED),
-        ("meta.hassabis", {"claim": "Demis Hassabis told The Times that the memo is genuine"}, Verdict.REFUTED),
         ("arch.gpt3_params", {"value": 2e11}, Verdict.REFUTED),
         ("arch.layers", {"value": 121}, Verdict.OFF),
         ("arch.many_dense", {"value": 1e11}, Verdict.HOLDS),  # there are dense models that large
@@ -228,7 +226,7 @@ def test_findings_move_with_the_claims_they_are_computed_from(key, computed_from
         ("data.batch_60M", {"value": 1000}, Verdict.OFF),  # as tokens or as sequences, it makes no sense
     ],
 )
-def test_other_words_and_facts_get_another_verdict(key, changes, verdict, monkeypatch):
+def test_other_numbers_get_another_verdict(key, changes, verdict, monkeypatch):
     assert finding(key).verdict is not verdict
     assert recheck(monkeypatch, key, **changes).verdict is verdict
 

@@ -5,13 +5,13 @@ from functools import cache
 from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import Evidence, Finding, compare, decide, uncheckable
 from anatomy.claims.ledger.registry import check
-from anatomy.claims.record.article import printed
+from anatomy.claims.record.article import get, printed
 from anatomy.claims.record.public import record
 from anatomy.specs import architecture, catalogue
 from anatomy.specs.shapes import Counts, Shape, search
 from anatomy.specs.units import readable
 
-TOLERANCE = 0.02  # the article prints two or three digits and says "about"
+TOLERANCE = get("arch.layers").verdict["tolerance"]
 
 
 def counts(tolerance: float = TOLERANCE) -> Counts:
@@ -44,7 +44,6 @@ def total_params(claim: Claim) -> Finding:
         total,
         f"Sixteen experts, the attention, and the token tables, norms and routers of one shape that fits add up to "
         f"{readable(total, 'parameters')}.",
-        tolerance=TOLERANCE,
         condition="the article's expert and attention counts are right",
         sources=["bambhaniya2024genz"],
     )
@@ -54,7 +53,7 @@ def total_params(claim: Claim) -> Finding:
 def layers(claim: Claim) -> Finding:
     """Are the counts compatible with 120 layers, and do they say so?"""
     tried = range(60, 181, 4)
-    fitting = [n for n in tried if shapes(layers=float(n))]
+    fitting = [n for n in tried if shapes(claim.verdict["tolerance"], layers=float(n))]
     return decide(
         claim,
         claim.value in fitting,
@@ -73,7 +72,7 @@ def gpt3_params(claim: Claim) -> Finding:
     total = architecture("gpt3_175b").parameters.total
     return decide(
         claim,
-        abs(total / printed("arch.gpt3_params") - 1) < 0.01,
+        abs(total / printed("arch.gpt3_params") - 1) < claim.verdict["tolerance"],
         f"Counted from its published shape, GPT-3 has {readable(total, 'parameters', 4)}.",
         value=total,
         evidence=Evidence.PUBLIC_RECORD,
@@ -121,7 +120,7 @@ def moe_for_cost(claim: Claim) -> Finding:
     saved = gpt4.parameters.total / gpt4.parameters.active
     return decide(
         claim,
-        saved > 2,
+        saved > claim.verdict["least_saving"],
         f"A token uses {readable(gpt4.parameters.active, 'parameters')} of "
         f"{readable(gpt4.parameters.total, 'parameters')}: a dense model of that size would cost {saved:.1f} times "
         "the FLOP, in training and in serving. That they were chosen for this reason is not on record.",
@@ -144,7 +143,6 @@ def n_experts(claim: Claim) -> Finding:
         f"The total leaves room for {fits:.1f} experts of that size. {rival['said_by']}'s rumour of "
         f"{rival['experts']} experts of {readable(rival['expert_parameters'], 'parameters')} has the same total, "
         f"{readable(rival_total, 'parameters')}, so the total does not decide between them.",
-        tolerance=TOLERANCE,
         condition="1.8 trillion in total, 55 billion shared, 111 billion an expert",
         sources=[rival["source"]],
     )
@@ -159,7 +157,6 @@ def expert_params(claim: Claim) -> Finding:
         left,
         f"(1.8 trillion - 55 billion) / 16 is {readable(left, 'parameters')}; the shape that the book carries gives "
         f"{readable(architecture('gpt4').expert_parameters, 'parameters')}.",
-        tolerance=TOLERANCE,
         condition="16 experts, 55 billion shared, 1.8 trillion in total",
     )
 
@@ -172,7 +169,6 @@ def top_k(claim: Claim) -> Finding:
         claim,
         fits,
         f"(280 - 55) / 111 leaves room for {fits:.2f} experts a token.",
-        tolerance=TOLERANCE,
         condition="280 billion active, 55 billion shared, 111 billion an expert",
     )
 
@@ -201,7 +197,6 @@ def shared_attn(claim: Claim) -> Finding:
         f"{readable(narrow.parameters.attention, 'parameters')}. With the multi-query attention that the article "
         f"names elsewhere, and heads that divide by its 8-way tensor parallelism, {len(split)} square shapes come "
         f"within 2 %; at the width that NVIDIA lists, 15,360, the attention is {nvidia:.1%} larger.",
-        tolerance=TOLERANCE,
         condition="attention is multi-head or grouped-query, or heads x head_dim differs from d_model",
         sources=["bambhaniya2024genz", "nvidia2025aiconfigurator"],
     )
@@ -215,7 +210,6 @@ def sum_total(claim: Claim) -> Finding:
         claim,
         total,
         f"16 x 111 billion + 55 billion = {readable(total, 'parameters', 4)}, which rounds to 1.8 trillion.",
-        tolerance=TOLERANCE,
     )
 
 
@@ -228,7 +222,6 @@ def active_params(claim: Claim) -> Finding:
         active,
         f"2 x 111 billion + 55 billion = {readable(active, 'parameters')}; the token tables of a vocabulary of 100,277 "
         f"bring it to {readable(architecture('gpt4').parameters.active, 'parameters')}.",
-        tolerance=TOLERANCE,
     )
 
 
@@ -271,7 +264,7 @@ def many_dense(claim: Claim) -> Finding:
     large = sum(total >= printed("arch.many_dense") for total in totals.values())
     return decide(
         claim,
-        large > 0,
+        large >= claim.verdict["least_models"],
         f"The original speaks of one hypothetical dense model. Of the {len(totals)} published dense models in the "
         f"catalogue {large} have 1.8 trillion parameters; the largest, {largest}, has "
         f"{readable(totals[largest], 'parameters')}.",

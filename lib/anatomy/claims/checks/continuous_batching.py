@@ -73,7 +73,7 @@ def latency(claim: Claim) -> Finding:
     most, most_static = (float(a.requests_per_second[1]) for a in (ours, theirs))
     return decide(
         claim,
-        late < late_static and most > most_static,
+        min(late_static / late, most / most_static) > claim.verdict["least_ratio"],
         f"With answers of 300 tokens on average and some of {LONGEST:,.0f}, the article's cluster with {SLOTS} slots "
         f"serves {most:.2f} requests a second with continuous batching and {most_static:.2f} with static, so the same "
         f"rent serves {most / most_static:.1f} times as many. At {CALM:g} a second, which both can serve, the slowest "

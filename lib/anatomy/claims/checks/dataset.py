@@ -43,7 +43,7 @@ def multi_epoch(claim: Claim) -> Finding:
     costs = [signed(beyond_plain(f"epochs_{e}").value) for e in EPOCHS]
     return decide(
         claim,
-        low < seen and worth[1] > 0.9,
+        low < seen and worth[1] > claim.verdict["least_worth"],
         f"At 2 epochs of text and 4 of code, {readable(low, 'tokens')} (all code) to {readable(high, 'tokens')} (all "
         f"text) are unique. Repeating them loses little: the law of repeated data counts the 13 trillion as "
         f"{worth[1]:.0%} to {worth[0]:.0%} of as many fresh ones. In the small model, {listed(EPOCHS)} epochs of fewer "
@@ -65,7 +65,7 @@ def instr_rows(claim: Claim) -> Finding:
     sources = record("instruction_rows")["sources"]
     return decide(
         claim,
-        all(name in claim.claim for name in sources),
+        set(sources) <= set(claim.verdict["sources"]),
         "The original names two sources of the rows, Scale AI and OpenAI itself; the retelling makes the second one "
         "'the dataset'. How many rows there are is not on public record.",
         evidence=Evidence.PUBLIC_RECORD,
@@ -161,7 +161,7 @@ def batch_60M(claim: Claim) -> Finding:
     steps, absurd = seen / batch, seen / (batch * context)
     return decide(
         claim,
-        steps > 10_000 > 100 > absurd,
+        steps > claim.verdict["least_steps"] and absurd < claim.verdict["absurd_steps"],
         f"As tokens, 60 million are {batch / context:,.0f} sequences of 8k and the run takes {steps:,.0f} steps, as "
         f"large runs do. As sequences, the whole run would be {absurd:.0f} steps. The retelling gives no unit; the "
         "original says tokens.",
@@ -198,7 +198,7 @@ def expert_subset(claim: Claim) -> Finding:
     most = fullest_load("target") * model.top_k / model.experts
     return decide(
         claim,
-        0 < share < 1 and 0 < most < 1,
+        max(share, most) < claim.verdict["every_token"],
         f"Top-2 of 16 shows an expert {share:.1%} of the tokens: {readable(each, 'tokens')} in all, {ratio:.0f} for "
         f"each of its parameters. In the small model, which chooses 2 of 16 too, the fullest expert of a layer sees "
         f"{most:.0%} of a batch.",

@@ -122,7 +122,7 @@ def why_dearer(claim: Claim) -> Finding:
     held = printed("arch.total_params") / float(architecture("gpt3_175b").parameters.total)
     return decide(
         claim,
-        ratio > 1 and float(gpt4.mfu) < float(small.mfu),
+        min(ratio, float(small.mfu / gpt4.mfu)) > claim.verdict["least_ratio"],
         f"By the cost model a token of GPT-4 takes {ratio:.2f} times the chip-seconds of GPT-3's on eight A100 of "
         f"80 GB with the {float(small.sequences):.0f} sequences of 2k that fit: {flop:.1f} times the FLOP and "
         f"{held:.0f} times the weights to read, shared by a batch of {BATCH:,.0f}. GPT-4's cluster would run at "
@@ -132,7 +132,7 @@ def why_dearer(claim: Claim) -> Finding:
         f"{dear:.1f} times as much as GPT-3.",
         value=ratio,
         unit="times",
-        in_part=dear > 1 and float(few.mfu) < float(small.mfu),
+        in_part=min(dear, float(small.mfu / few.mfu)) > claim.verdict["least_ratio"],
         evidence=Evidence.COST_MODEL,
         assumes=["davinci has multi-head attention, as GPT-3"],
     )
@@ -153,7 +153,6 @@ def on_a100(claim: Claim) -> Finding:
         condition=f"FP16, {BATCH:,.0f} sequences, one key head, and ${rent:.2f} for an A100-hour",
         evidence=Evidence.COST_MODEL,
         sources=["cottier2024rising"],
-        tolerance=0.1,
     )
 
 
@@ -175,7 +174,6 @@ def on_h100(claim: Claim) -> Finding:
         condition=f"one key head, ${hour:.0f} for an H100-hour, and FP8 with {BATCH:,.0f} sequences"
         + (f", or FP16 with {enough}" if larger else ""),
         evidence=Evidence.COST_MODEL,
-        tolerance=0.15,
     )
 
 
@@ -205,7 +203,7 @@ def assume(claim: Claim) -> Finding:
     full, few = (per_thousand(A100, a100_hour(), 2.0, n) for n in (BATCH, FEW))
     return decide(
         claim,
-        few > 2 * full,
+        few > claim.verdict["least_ratio"] * full,
         f"It says so itself, and it matters: with {FEW:.0f} sequences in place of {BATCH:,.0f}, 1,000 tokens cost "
         f"${few:.3f} in place of ${full:.4f}, {few / full:.0f} times as much.",
         value=few / full,

@@ -6,16 +6,6 @@ from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import SECTIONS, claims
 from anatomy.claims.record.public import record
 
-# Words of the claim, and the sections of the ledger that a topic must appear in to be covered.
-TOPICS = {
-    "architecture": "architecture",
-    "training": "training-cost",
-    "inference infrastructure": "inference-infrastructure",
-    "dataset": "dataset",
-    "cost": "inference-cost",
-    "mixture of experts": "moe-tradeoffs",
-}
-
 
 @check("meta.authors")
 def authors(claim: Claim) -> Finding:
@@ -23,7 +13,7 @@ def authors(claim: Claim) -> Finding:
     byline = record("article")
     return decide(
         claim,
-        all(name in claim.claim for name in (*byline["authors"], byline["publisher"])),
+        {*byline["authors"], byline["publisher"]} <= set(claim.verdict["names"]),
         f"The original carries the byline of {' and '.join(byline['authors'])}, {byline['publisher']}.",
         evidence=Evidence.PUBLIC_RECORD,
         sources=[byline["source"]],
@@ -33,7 +23,7 @@ def authors(claim: Claim) -> Finding:
 @check("meta.contents")
 def contents(claim: Claim) -> Finding:
     """Every topic that is announced has claims in the ledger."""
-    found = {topic: sum(c.section == section for c in claims().values()) for topic, section in TOPICS.items()}
+    found = {name: sum(c.section == name for c in claims().values()) for name in claim.verdict["sections"]}
     with_numbers = sum(c.value is not None for c in claims().values())
     return decide(
         claim,
@@ -52,7 +42,7 @@ def moat_memo(claim: Claim) -> Finding:
     shared = sorted(set(memo["authors"]) & set(article["authors"]))
     return decide(
         claim,
-        any(name in claim.claim for name in shared),
+        claim.verdict["author"] in shared,
         f"{' and '.join(shared)} signs both; the memo appeared in {memo['published']} on {memo['publisher']}.",
         evidence=Evidence.PUBLIC_RECORD,
         sources=[memo["source"], article["source"]],
@@ -65,7 +55,7 @@ def hassabis(claim: Claim) -> Finding:
     interview = record("hassabis")
     return decide(
         claim,
-        interview["memo_is_real"] and interview["outlet"] in claim.claim,
+        interview["memo_is_real"] and interview["outlet"] == claim.verdict["outlet"],
         f"{interview['outlet']}, {interview['published']}: {interview['note']} A genuine memo says that the "
         "author has had good sources before; it does not say that this leak is right.",
         evidence=Evidence.PUBLIC_RECORD,

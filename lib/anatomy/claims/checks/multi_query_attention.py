@@ -15,7 +15,6 @@ SHORT, LONG = 8192.0, 32768.0
 A100 = "a100_sxm_40gb"
 BY_HEADS = SERVING.replace(cache_by_sequence=0.0)
 INT8 = SERVING.replace(weight_bytes=1.0)
-UNBOUND = 65536.0  # sequences in flight at which a larger batch would hardly make tokens cheaper
 
 
 def with_key_heads(kv_heads: float) -> Architecture:
@@ -76,7 +75,7 @@ def one_head(claim: Claim) -> Finding:
     many, one = (float(a.cache_bytes_per_token(2.0)) for a in (architecture("gpt4"), shape))
     return decide(
         claim,
-        single > told / 2,
+        single > claim.verdict["least_share"] * told,
         f"The original says one head of keys and values. Query heads stay as many: the article's {told / 1e9:.0f} "
         f"billion parameters of attention are {shape.attention.heads:.0f} of them, where a single head of that width "
         f"would have {single / 1e9:.1f} billion. What falls is the cache: from {readable(many, 'B')} a token in the "
@@ -97,7 +96,7 @@ def long_context(claim: Claim) -> Finding:
     sold = record("api_prices")["gpt4_32k"]["out"] * 1e3
     return decide(
         claim,
-        batches[0] < 1,
+        batches[0] < claim.verdict["least_sequences"],
         f"On the article's own 128 chips it runs: with {each:.0f} sequences of 32k the fullest chip has "
         f"{readable(held, 'B')}, and {batches[0]:.0f} fit beside FP16 weights, {batches[1]:,.0f} beside int8. It is "
         f"dear. At $1 for a chip-hour a million tokens cost ${dear[0]:.0f} and ${dear[1]:.2f}, where 8k in FP16 cost "
@@ -116,10 +115,10 @@ def long_context(claim: Claim) -> Finding:
 def capped(claim: Claim) -> Finding:
     """The largest batch of 8k, whether it is below the article's own, and what a larger one would save."""
     most, narrow = room(model(), SERVING), room(model(), INT8)
-    paid, free = price(most, SHORT), price(UNBOUND, SHORT)
+    paid, free = price(most, SHORT), price(claim.verdict["unbound"], SHORT)
     return decide(
         claim,
-        most < UNBOUND and paid > 1.1 * free,
+        most < claim.verdict["unbound"] and paid > claim.verdict["least_ratio"] * free,
         f"Any memory caps the batch; here the cap is felt. {most:,.0f} sequences of 8k fit beside FP16 weights on 128 "
         f"chips of 40 GB, fewer than the {printed('g4i.4k'):,.0f} that the article claims, and {narrow:,.0f} beside "
         f"int8. At $1 for a chip-hour a million tokens cost ${paid:.2f} and ${price(narrow, SHORT, INT8):.2f}; "

@@ -6,18 +6,27 @@ from anatomy.claims.article.fleets import able_fleets, distinct_fleets
 from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import Evidence, Finding, decide, uncheckable
 from anatomy.claims.ledger.registry import check
+from anatomy.claims.record.article import get
 from anatomy.specs import catalogue
 
-# The eight firms that the English original names.
-NAMED = ("Google", "Meta", "Anthropic", "Inflection", "Character", "Tencent", "ByteDance", "Baidu")
+
+def named() -> tuple[str, ...]:
+    """The firms that the English original names."""
+    return get("thesis.many_match").verdict["firms"]
 
 
-def best_scores() -> dict[str, float]:
-    """The best MMLU score in per cent that each named firm has reported for a model of its own; 0 for none."""
+def best_scores(firms: Iterable[str] | None = None) -> dict[str, float]:
+    """The best MMLU score in per cent that each firm has reported for a model of its own; 0 for none.
+
+    Args:
+        firms: by default those that the English original names.
+    """
     runs = catalogue.table("runs").values()
     return {
-        firm: max(max(run.get("mmlu", 0.0), run.get("other_mmlu", 0.0)) for run in runs if run["firm"] == firm)
-        for firm in NAMED
+        firm: max(
+            (max(run.get("mmlu", 0.0), run.get("other_mmlu", 0.0)) for run in runs if run["firm"] == firm), default=0.0
+        )
+        for firm in (named() if firms is None else firms)
     }
 
 
@@ -48,18 +57,18 @@ def replicable(claim: Claim) -> Finding:
 def many_match(claim: Claim) -> Finding:
     """Which of the named firms have reported a score at or above GPT-4's."""
     gpt4 = catalogue.entry("runs", "gpt4")
-    scores = best_scores()
+    scores = best_scores(claim.verdict["firms"])
     matched = [firm for firm, score in scores.items() if score >= gpt4["mmlu"]]
-    missed = [firm for firm in NAMED if firm not in matched]
+    missed = [firm for firm in scores if firm not in matched]
     return decide(
         claim,
-        len(matched) == len(NAMED),
-        f"{len(matched)} of the {len(NAMED)} firms that the original names have reported an MMLU score of "
+        len(matched) >= claim.verdict["least_share"] * len(scores),
+        f"{len(matched)} of the {len(scores)} firms that the original names have reported an MMLU score of "
         f"{gpt4['mmlu']:g} % or more: {', '.join(matched)}. {' and '.join(missed)} have not; that they could not "
         "is more than anyone can say.",
         value=len(matched),
         unit="firms",
-        in_part=len(matched) > len(NAMED) / 2,
+        in_part=len(matched) > claim.verdict["least_share_in_part"] * len(scores),
         evidence=Evidence.PUBLIC_RECORD,
         assumes=(
             "MMLU stands for quality, in the best setting that was reported, for models up to mid-2025",

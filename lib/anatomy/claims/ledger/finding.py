@@ -73,7 +73,6 @@ def compare(
     value: float,
     says: str,
     *,
-    tolerance: float = 0.05,
     condition: str = "",
     at_least: bool = False,
     against: Claim | None = None,
@@ -83,15 +82,14 @@ def compare(
 ) -> Finding:
     """Hold a recomputed number against the one that is printed.
 
-    Within the tolerance the claim holds, or holds under the condition where one is named. A ratio
-    that is a power of a thousand, within the tolerance, is a unit error. Anything else is off, or
+    Within the tolerance that the claim declares it holds, or holds under the condition where one is named. A
+    ratio that is a power of a thousand, within the tolerance, is a unit error. Anything else is off, or
     contradicts the claim that `against` names, where the number was computed from that claim.
 
     Args:
-        claim: with its printed value.
+        claim: with its printed value, and a relative `tolerance` among what its verdict turns on.
         value: the recomputed number, in the claim's unit.
         says: the reasoning, for the reader.
-        tolerance: relative; the article prints two digits, so 5 % by default.
         condition: what must be granted for the claim to hold.
         at_least: the claim is a lower bound.
         against: the claim that the number was computed from, if a mismatch is a contradiction.
@@ -101,10 +99,11 @@ def compare(
 
     Raises:
         ValueError: the claim has no value, or the recomputed one is not finite and positive.
+        KeyError: the claim declares no tolerance.
     """
     if claim.value is None:
         raise ValueError(f"claim {claim.id}.value is None; allowed: a number to compare with")
-    value = float(value)
+    value, tolerance = float(value), claim.verdict["tolerance"]
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"claim {claim.id}: recomputed value is {value}; allowed: a finite number above 0")
     ratio = value / claim.value

@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from math import log
 
-from anatomy.claims.ledger.claim import Claim
+from anatomy.claims.ledger.claim import Claim, Terms
 from anatomy.claims.ledger.finding import Finding, Verdict
 from anatomy.claims.ledger.registry import finding
 from anatomy.claims.record.article import SECTIONS, claims, get
@@ -194,8 +194,10 @@ def _printed(claim: Claim) -> str:
 
 
 def _rest(claim: Claim, found: Finding) -> str:
-    """Evidence, assumptions, sources and what was lost in translation."""
+    """Evidence, what the verdict turns on, assumptions, sources and what was lost in translation."""
     parts = [f"Evidence: {escape(found.evidence)}."]
+    if claim.verdict.terms:
+        parts.append(f"The verdict turns on: {escape(_terms(claim.verdict))}. {escape(claim.verdict.reason)}")
     if found.assumes:
         parts.append(f"Assumes: {escape('; '.join(found.assumes))}.")
     if found.sources:
@@ -206,6 +208,15 @@ def _rest(claim: Claim, found: Finding) -> str:
     if claim.note:
         parts.append(escape(claim.note))
     return " ".join(parts)
+
+
+def _terms(verdict: Terms) -> str:
+    """What a verdict turns on, in words: "least share 0.9; firms Google, Meta"."""
+    shown = {
+        name: ", ".join(term) if isinstance(term, tuple) else term if isinstance(term, str) else f"{term:,.9g}"
+        for name, term in verdict.terms.items()
+    }
+    return "; ".join(f"{name.replace('_', ' ')} {term}" for name, term in shown.items())
 
 
 def _select(name: str, title: str, options: Iterable[tuple[str, str]]) -> str:

@@ -159,7 +159,7 @@ def fits(claim: Claim) -> Finding:
     share = float(sequence_cache(model(), SERVING, CONTEXT))
     return decide(
         claim,
-        one > 1000,
+        one > claim.verdict["least_sequences"],
         f"FP16 weights leave {readable(left, 'B')} of 40. With one key head a sequence of 8k takes "
         f"{readable(share, 'B')} on a chip, so {one:,.0f} fit into the cluster; with as many key heads as query "
         f"heads {many:.0f}. It fits because of "
@@ -184,7 +184,7 @@ def no_split(claim: Claim) -> Finding:
     inside = float(tensor_exchange(model(), SERVING, jnp.asarray(128.0), net).seconds) * printed("arch.layers")
     return decide(
         claim,
-        float(apart.seconds) > float(together.seconds),
+        float(apart.seconds / together.seconds) > claim.verdict["least_ratio"],
         f"With 2,048 sequences in FP16 on 128 A100, stages hand on activations for {hand * 1e3:.1f} ms of a token's "
         f"{float(together.seconds) * 1e3:.0f}. With four stages and the experts of each layer on "
         f"{float(OVER_NODES.expert):.0f} nodes, which fits 40 GB too, all-to-alls take "
@@ -194,7 +194,7 @@ def no_split(claim: Claim) -> Finding:
         "nodes. No cache need be recomputed: tokens travel, and caches stay.",
         value=float(apart.expert) * 1e3,
         unit="ms",
-        in_part=float(apart.expert) > hand,
+        in_part=float(apart.expert) / hand > claim.verdict["least_ratio"],
         evidence=Evidence.COST_MODEL,
         assumes=["balanced experts", "200 Gb/s a chip"],
         sources=["lepikhin2021gshard", "deepseek2024v3"],
@@ -236,7 +236,7 @@ def head(claim: Claim) -> Finding:
     table = model().vocabulary * model().d_model
     return decide(
         claim,
-        without >= even * (1 - 1e-9),
+        without >= claim.verdict["least_rate"] * even,
         "Eight layers is the most that a stage has in either case, for 120 over 16 is 7.5: sixteen stages have eight "
         "or seven, and one with seven can make the logits. An empty head node changes the rate by "
         f"{without / even - 1:+.1%}: it costs nothing and has room for tables, sampling and whatever else. The tables "

@@ -21,7 +21,7 @@ def moe_adds(claim: Claim) -> Finding:
     touched = [float(experts_touched(n, experts, k)) for n in (1, 8, 64)]
     return decide(
         claim,
-        touched[1] > 2 * touched[0],
+        touched[1] > claim.verdict["least_ratio"] * touched[0],
         f"A dense model reads the same weights at any batch. Here one token reads {touched[0]:.0f} experts of a layer, "
         f"eight read {touched[1]:.1f} and 64 read {touched[2]:.1f} of {experts:.0f}: the first users added bring their "
         "own reads with them, and how many depends on what they ask.",
@@ -40,7 +40,7 @@ def routes(claim: Claim) -> Finding:
     first = {what: bits[0] for what, bits in told_by("target").items()}
     return decide(
         claim,
-        pairs > 1 and first["token"] > 0,
+        pairs >= claim.verdict["least_pairs"] and first["token"] > claim.verdict["least_bits"],
         f"That is what a learned router does: each layer picks {k} of {experts} experts for each token, one of {pairs} "
         f"pairs. In the small model, of {experts} experts too, the first choice in the first layer tells "
         f"{first['token']:.1f} of at most {log2(experts):.0f} bits about the token, and {first['domain']:.1f} of 1 "
@@ -83,14 +83,14 @@ def imbalance(claim: Claim) -> Finding:
     four = experts * float(1 - betainc(8 - 3, 3 + 1, 1 - k / experts))  # experts of a layer with four or more
     return decide(
         claim,
-        everyone * layers > 1,
+        everyone * layers > claim.verdict["least_layers"],
         f"With eight tokens the fullest expert of a layer has {fullest:.1f} on average, {idle:.1f} have none, and in "
         f"{layers:.0f} layers {four * layers:.0f} have four or more: 4, 1 and 0 are what chance gives. All eight on "
         "one "
         f"expert happens by chance once in {1 / everyone:,.0f} layers; that would be the work of a skewed router.",
         value=fullest,
         unit="tokens on average",
-        in_part=four * layers > 1,
+        in_part=four * layers > claim.verdict["least_layers"],
         assumes=["tokens choose evenly and independently"],
         evidence=Evidence.COST_MODEL,
         sources=["raab1998balls"],
@@ -110,14 +110,14 @@ def jitter(claim: Claim) -> Finding:
     step = idle / mean / layers**0.5
     return decide(
         claim,
-        step > 0.05,
+        step > claim.verdict["least_time"],
         f"The tokens of an expert stray by {spread:.0%} of their mean at a batch of eight: that is strong. The time of "
         f"a token is a sum over {layers:.0f} layers, in which chance averages out: the experts read in one layer stray "
         f"by {idle / mean:.0%}, over all layers by {step:.1%}. Only choices that agree across layers, as those of easy "
         "and hard texts may, could make a token's time vary strongly.",
         value=step,
         unit="share",
-        in_part=spread > 0.3,
+        in_part=spread > claim.verdict["least_batch"],
         evidence=Evidence.COST_MODEL,
         assumes=["layers choose independently of each other"],
     )
@@ -150,7 +150,7 @@ def more_bandwidth(claim: Claim) -> Finding:
     rows = {n: float(tokens_per_expert(batch, n, k)) for n in (16.0, 64.0, 128.0)}
     return decide(
         claim,
-        rows[128.0] < rows[16.0] < ridge,
+        min(rows[16.0] / rows[128.0], ridge / rows[16.0]) > claim.verdict["least_ratio"],
         f"In 16 bits an expert does as many FLOP for a byte read as it has tokens. With a micro-batch of {batch:.0f} "
         f"that is {rows[16.0]:.0f} with 16 experts, {rows[64.0]:.0f} with 64 and {rows[128.0]:.0f} with 128; an A100 "
         f"is balanced at {ridge:.0f}. So more experts of the same total size push it further below, and it is bound by "

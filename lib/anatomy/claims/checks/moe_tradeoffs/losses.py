@@ -92,7 +92,7 @@ def info_per_token(claim: Claim) -> Finding:
     here = recipes.with_experts(int(experts)).architecture.parameters.total / small_base()
     return decide(
         claim,
-        small > 1 and high > 1,
+        min(small, high) > claim.verdict["least_worth"],
         f"At equal tokens the larger total has the lower loss. Sixteen experts made a model of 1.3 billion as good as "
         f"one {small:.1f} times as large. For GPT-4 that is worth {low:.1f} times the tokens if the routed law is "
         f"carried on to 280 billion, and {high:.0f} times if all its parameters count in full. It is one way round "
@@ -115,10 +115,10 @@ def twice_the_tokens(claim: Claim) -> Finding:
     laws = [chinchilla(key) for key in ("besiroglu", "chinchilla")]
     balance = [[float(law.optimal_tokens(n)) / tokens for law in laws] for n in (total, active)]
     twice = claim.value * tokens
-    best = all(law.loss(active, 2 * twice) >= law.loss(active, twice) for law in laws)
+    gains = [float(1 - law.loss(active, 2 * twice) / law.loss(active, twice)) for law in laws]
     return decide(
         claim,
-        best,
+        max(gains) < claim.verdict["least_gain"],
         f"The original speaks of balance, and there it is one reading: counted by all its parameters the model wants "
         f"{balance[0][0]:.1f} times the 13 trillion by one fit, {balance[0][1]:.0f} times by the other; by the active "
         f"ones {balance[1][0]:.1f} and {balance[1][1]:.1f} times. The retelling makes it the best performance, for "
@@ -141,7 +141,7 @@ def more_experts(claim: Claim) -> Finding:
     few, many = int(printed("arch.n_experts")), recipes.EXPERTS[-1]
     return decide(
         claim,
-        min(min(pair) for pair in gains.values()) > 0,
+        min(min(pair) for pair in gains.values()) > claim.verdict["least_gain"],
         f"At equal FLOP, 64 and 128 experts lower the loss of 16 by {percents(gains['1.3B'])} for a base of 1.3 "
         f"billion parameters and by {percents(gains['15M'])} for 15 million. The gain shrinks with size: the law of "
         f"the best router leaves {percents(far['s_base'])} at 280 billion, the other two make 128 experts "
@@ -161,7 +161,7 @@ def more_experts(claim: Claim) -> Finding:
 def generalise(claim: Claim) -> Finding:
     """What the large comparisons found, with and without fine-tuning."""
     found = record("moe_transfer")
-    worse, better = bool(found["worse_at"]), found["tasks_won_on_average"] > 0
+    worse, better = bool(found["worse_at"]), found["tasks_won_on_average"] >= claim.verdict["least_tasks"]
     gap, loss = small_slope(sweeps.gap_opened), small_slope(tuned_loss)
     return decide(
         claim,

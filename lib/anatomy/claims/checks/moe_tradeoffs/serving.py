@@ -69,7 +69,7 @@ def fewer_infer_params(claim: Claim) -> Finding:
     read = [float(bytes_read(gpt4, b, 1.0)) / gpt4.parameters.total for b in (FEW, MIDDLE)]
     return decide(
         claim,
-        share < 1,
+        share < claim.verdict["whole"],
         f"Of its parameters a token uses {readable(gpt4.parameters.active)} of "
         f"{readable(gpt4.parameters.total)}, {share:.0%}. A batch of {FEW} reads {read[0]:.0%} of them "
         f"and a batch of {MIDDLE} {read[1]:.0%}: the arithmetic is cut, the reading soon is not.",
@@ -88,7 +88,7 @@ def infer_hard(claim: Claim) -> Finding:
     alone, mixed = (float(balanced_batch(e, k, chip(CHIP))) for e in (k, experts))
     return decide(
         claim,
-        mixed > 2 * alone,
+        mixed > claim.verdict["least_ratio"] * alone,
         f"An expert sees {k:.0f} in {experts:.0f} of a batch's tokens, but its weights are read whole. A dense model "
         f"is balanced at a batch of {alone:,.0f}, this mixture at {mixed:,.0f}: {mixed / alone:.0f} times as many "
         "sequences must come together.",
@@ -109,7 +109,7 @@ def idle(claim: Claim) -> Finding:
     trained = [1 - value for value in small_kept(int(experts))]
     return decide(
         claim,
-        share[0] > 0,
+        share[0] > claim.verdict["least_share"],
         f"With {FEW} tokens in a step {share[0]:.0%} of the experts have nothing to do, with {MIDDLE} {share[1]:.2%}. "
         f"At the article's batch of {large:,} none is idle for want of tokens, but on chips of its own the average "
         f"expert would wait {wait:.0%} of the time for the fullest. A trained router is less even: in the small model, "
@@ -133,7 +133,7 @@ def util_drop(claim: Claim) -> Finding:
     trained = [small_kept(n)[0] for n in (int(experts), many)]
     return decide(
         claim,
-        mixed < 0.5 * plain,
+        mixed < claim.verdict["most_left"] * plain,
         f"At a batch of {MIDDLE} the mixture can use {mixed:.0%} of the peak, a dense model of the same FLOP "
         f"{plain:.0%}. The gap closes above {balanced:,.0f} sequences: at the article's own {large:,} reading no "
         f"longer limits, and experts on chips of their own still keep {kept:.0%} if choices are even. In the small "
@@ -158,7 +158,7 @@ def infra_helps(claim: Claim) -> Finding:
     jitter = [float(spread_per_expert(large, e, k)) / tokens_per_expert(large, e, k) for e in counts]
     return decide(
         claim,
-        chips == sorted(chips) and small[0] < small[-1] and big[0] < big[-1] and jitter[0] < jitter[-1],
+        min(each[-1] / each[0] for each in (chips, small, big, jitter)) > claim.verdict["least_ratio"],
         f"Weights of 16, 64 and 128 experts fill {chips[0]:.0f}, {chips[1]:.0f} and {chips[2]:.0f} A100 of 40 GB; the "
         f"article's cluster has {printed('g4i.128'):.0f}. A million tokens at batch {large:,} cost at least "
         f"${big[0]:.2f}, ${big[1]:.2f} and ${big[2]:.2f}; at batch {MIDDLE} 128 experts cost "

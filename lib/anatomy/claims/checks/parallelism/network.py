@@ -43,7 +43,7 @@ def no_fsdp(claim: Claim) -> Finding:
     much, little = traffic(SHARDED), traffic(ARTICLE)
     return decide(
         claim,
-        bool(least.replicas > plain.seconds),
+        bool(least.replicas > claim.verdict["least_steps"] * plain.seconds),
         f"With 8 tensor ways and everything else fully sharded, a chip receives {readable(much, 'bytes')} a step, "
         f"{much / little:.0f} times what the stages' plan exchanges. That takes {float(sharded.replicas):.0f} s, or "
         f"{float(least.replicas):.0f} s if all sequences of a replica pass at once; the whole step of 8 x 15 takes "

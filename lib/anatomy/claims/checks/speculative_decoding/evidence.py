@@ -21,7 +21,7 @@ def used(claim: Claim) -> Finding:
     rumour = record("speculation_rumour")
     return decide(
         claim,
-        rumour["credit"] in claim.claim,
+        rumour["credit"] == claim.verdict["credit"],
         f"{rumour['note']} The retelling leaves the source out and makes the doubt a hundred per cent. Whether OpenAI "
         "uses speculative decoding is not on public record.",
         evidence=Evidence.PUBLIC_RECORD,
@@ -38,7 +38,7 @@ def evidence(claim: Claim) -> Finding:
     mean, deviation = map(float, tokens_moments(even_survival(ALIGNMENT, int(length))))
     return decide(
         claim,
-        ratio > 1.5 and deviation > 0.2 * mean,
+        ratio > claim.verdict["least_ratio"] and deviation > claim.verdict["least_spread"] * mean,
         f"Without a draft a token takes as long in easy text as in hard. With one of {length:.0f} tokens, text that it "
         f"guesses at {EASY:.0%} comes {ratio:.1f} times as fast as text at {HARD:.0%}, and a round yields {mean:.1f} "
         f"tokens, give or take {deviation:.1f}. So it would look as described. But load, batches that come and go, and "
@@ -57,11 +57,11 @@ def source(claim: Claim) -> Finding:
     paper = record("spector_staged")
     return decide(
         claim,
-        paper["affiliation"] in claim.claim,
+        paper["affiliation"] == claim.verdict["affiliation"],
         f'"{paper["title"]}" is by Spector and Re of {paper["affiliation"]}. DeepMind\'s study of the same year is '
         '"Accelerating Large Language Model Decoding with Speculative Sampling". The explanation follows the first '
         "one.",
-        in_part="Staged Speculative Decoding" in claim.claim and "Staged Speculative Decoding" in paper["title"],
+        in_part=claim.verdict["title"] in paper["title"],
         evidence=Evidence.PUBLIC_RECORD,
         sources=[paper["source"], "chen2023speculative"],
     )
@@ -83,7 +83,7 @@ def dearest(claim: Claim) -> Finding:
     )
     return decide(
         claim,
-        full > 0.5,
+        full > claim.verdict["least_share"],
         f"With 4,000 sequences in flight on the article's cluster, an answer of {answer:.0f} tokens takes {full:.0%} "
         "of "
         f"the cost of a request whose prompt is three times as long; with 256, {few:.0%}.",
@@ -102,7 +102,7 @@ def price_gap(claim: Claim) -> Finding:
     full, few = map(output_over_input, (printed("g4i.4k"), 256.0))
     return decide(
         claim,
-        full >= listed,
+        full >= claim.verdict["least_ratio"] * listed,
         f"OpenAI's list of 2023 takes {listed:.0f} times as much for output of GPT-4 as for input. By the cost model "
         "the "
         f"output costs {full:.1f} times as much with 4,000 sequences in flight and {few:.0f} times with 256: more than "

@@ -14,7 +14,6 @@ from anatomy.cost.routed import balanced_batch
 from anatomy.specs import chip
 
 BATCHES = 2.0 ** np.arange(13)  # 1 to 4,096 sequences
-GAIN = 1.1  # times as fast, from which speculation is worth its trouble
 USUAL = 1024.0  # sequences in flight, some hours' average of a cluster built for 4,000
 RANKS = (0.45, 0.15, 0.08, 0.05)  # a poorly aligned draft: chance that its first, second, ... guess is right
 
@@ -28,14 +27,15 @@ def best_gain(sequences: float) -> float:
 def small_batch(claim: Claim) -> Finding:
     """Batches at which the article's model gains, and its own batch."""
     gains = np.array([best_gain(n) for n in BATCHES])
-    useful = BATCHES[gains > GAIN]
+    least = claim.verdict["least_gain"]
+    useful = BATCHES[gains > least]
     one = float(lengths(lambda g: dense(1.0, g)).max())
     own = float(lengths(lambda g: routed(printed("g4i.4k"), g, plan=SERVING)).max())
     a100, experts, k = chip(A100), printed("arch.n_experts"), printed("arch.top_k")
     balances = [float(balanced_batch(n, k, a100)) for n in (k, experts)]
     return decide(
         claim,
-        bool(gains[0] > GAIN and own < GAIN),
+        bool(gains[0] > least and own < least),
         f"A dense 175B gains {one:.2f} times for one user; the article's model {gains[0]:.2f} times, for a block of "
         f"five brings five tokens' experts with it. It gains from {useful[0]:.0f} to {useful[-1]:.0f} sequences that "
         f"pass at once, most at {BATCHES[gains.argmax()]:.0f}, {gains.max():.2f} times. Even its own 4,000, of which "
@@ -45,7 +45,7 @@ def small_batch(claim: Claim) -> Finding:
         "large batch and does not begin with the smallest.",
         value=float(BATCHES[gains.argmax()]),
         unit="sequences",
-        in_part=bool(gains[-1] < GAIN),
+        in_part=bool(gains[-1] < least),
         evidence=Evidence.COST_MODEL,
         assumes=[
             f"alignment {ALIGNMENT:g}, a draft of {draft_size()}, the best draft length",
@@ -66,14 +66,14 @@ def orthogonal(claim: Claim) -> Finding:
     crowd = float(routed(32.0, length).speed_up)
     return decide(
         claim,
-        with_bits > 0.9 * apart and with_batch > 0.9 * crowd,
+        min(with_bits / apart, with_batch / crowd) > claim.verdict["least_left"],
         f"A dense 175B gains {apart:.2f} times from a draft in FP16 and {with_bits:.2f} times in 8 bits: narrow "
         "weights "
         "and speculation multiply, nearly. A larger batch spends the same spare arithmetic: GPT-4 gains "
         f"{crowd:.2f} times with 32 sequences and {with_batch:.2f} times with 2,048.",
         value=with_bits / apart,
         unit="of the gain left with 8-bit weights",
-        in_part=with_bits > 0.85 * apart,
+        in_part=with_bits > claim.verdict["least_left_in_part"] * apart,
         evidence=Evidence.COST_MODEL,
     )
 
@@ -87,7 +87,7 @@ def single_sequence(claim: Claim) -> Finding:
     tree = float(paths_tokens(np.array(RANKS), best_tree(RANKS, 16)))
     return decide(
         claim,
-        crowd < 1 and tokens < 2,
+        crowd < claim.verdict["most_speed_up"] and tokens < claim.verdict["most_tokens"],
         f"Four tokens in one sequence make GPT-4 {crowd:.2f} times as fast with 2,048 sequences in flight: slower. "
         "At an "
         f"alignment of {RANKS[0]:g} they yield {tokens:.2f} tokens a pass, and no longer draft more than "
@@ -109,7 +109,7 @@ def exponential(claim: Claim) -> Finding:
     last = float(even[8] / even.sum())
     return decide(
         claim,
-        float(even[8]) < 0.2,
+        float(even[8]) < claim.verdict["most_chance"],
         f"If every token is right with {ALIGNMENT:.0%}, eight in a row are with {float(even[8]):.0%}; the eighth adds "
         f"{last:.0%} to the tokens of a round, and no draft however long yields more than {1 / (1 - ALIGNMENT):.0f}. "
         "It "

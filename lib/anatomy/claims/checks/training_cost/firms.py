@@ -9,7 +9,7 @@ from anatomy.claims.record.public import record
 from anatomy.specs import catalogue
 
 
-def firms_with(chips: float, kind: str, sold_as: tuple[str, ...] = ("h100_sxm", "h800_sxm")) -> list[str]:
+def firms_with(chips: float, kind: str, sold_as: tuple[str, ...]) -> list[str]:
     """Firms that had at least so many chips of these models, as shipments of the year or in one cluster."""
     fleets = catalogue.table("fleets").values()
     return sorted(
@@ -22,9 +22,9 @@ def firms_with(chips: float, kind: str, sold_as: tuple[str, ...] = ("h100_sxm", 
 def nine_firms(claim: Claim) -> Finding:
     """Who bought that many in 2023, by an analyst's estimate, and who showed one cluster of them."""
     least = printed("train.h100_n")
-    bought, strict = (firms_with(least, "shipments of the year", sold) for sold in
-                      (("h100_sxm", "h800_sxm"), ("h100_sxm",)))  # fmt: skip
-    single = firms_with(least, "one cluster", ("h100_sxm",))
+    proper = ("h100_sxm",)
+    bought, strict = (firms_with(least, "shipments of the year", sold) for sold in (claim.verdict["sold_as"], proper))
+    single = firms_with(least, "one cluster", proper)
     return decide(
         claim,
         len(bought) >= claim.value,
@@ -45,7 +45,7 @@ def bigger_model(claim: Claim) -> Finding:
     run = record("llama3_run")
     compute = run["flop"] / printed("train.flops")
     active, stored = (run["parameters"] / printed(key) for key in ("arch.active_params", "arch.total_params"))
-    larger = [compute > 1, active > 1, stored > 1]
+    larger = [ratio > claim.verdict["least_ratio"] for ratio in (compute, active, stored)]
     return decide(
         claim,
         all(larger),
@@ -106,7 +106,7 @@ def meta_25k(claim: Claim) -> Finding:
         "it. Right but for the rounding.",
         value=largest,
         unit="chips",
-        in_part=largest >= 0.95 * claim.value,
+        in_part=largest >= claim.verdict["rounding"] * claim.value,
         evidence=Evidence.PUBLIC_RECORD,
         sources=[clusters[0]["source"]],
     )
@@ -116,12 +116,13 @@ def meta_25k(claim: Claim) -> Finding:
 def many_can(claim: Claim) -> Finding:
     """Public fleets of 2023 that could have done the run."""
     fleets = catalogue.table("fleets")
-    able = [key for key in able_fleets() if fleets[key]["date"] <= "2023-12"]
+    terms = claim.verdict
+    able = [key for key in able_fleets(terms["days"], terms["utilisation"]) if fleets[key]["date"] <= terms["until"]]
     firms = {fleets[key]["firm"] for key in able}
     single = {fleets[key]["firm"] for key in able if fleets[key]["kind"] == "one cluster"}
     return decide(
         claim,
-        len(firms) >= 5,
+        len(firms) >= claim.verdict["least_firms"],
         f"{len(firms)} firms had fleets public by the end of 2023 that could do 2.15e25 FLOP within 100 days at 34 % "
         f"of peak, if wholly put to it; {len(single)} of them in one cluster.",
         value=len(firms),

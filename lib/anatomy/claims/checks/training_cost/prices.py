@@ -70,7 +70,7 @@ def excludes(claim: Claim) -> Finding:
     rest = printed("train.cost_63M") - rent
     return decide(
         claim,
-        abs(rest) < 0.2 * rent,
+        abs(rest) < claim.verdict["most_rest"] * rent,
         f"The rent alone is {rent / printed('train.cost_63M'):.0%} of the sum. What is left, "
         f"{readable(rest, 'dollars')}, would not pay for research, failed runs, data and staff.",
         value=rent / printed("train.cost_63M"),
@@ -86,7 +86,7 @@ def true_higher(claim: Claim) -> Finding:
     low, high = (1 / (1 - staff[end]) for end in ("low", "high"))
     return decide(
         claim,
-        ratio > 1.5,
+        ratio > claim.verdict["least_ratio"],
         f"OpenAI's head said that the training cost more than {readable(said['dollars_above'], 'dollars')}, "
         f"{ratio:.1f} times the sum. Staff alone is {staff['low']:.0%} to {staff['high']:.0%} of the cost of such "
         f"models by an outside estimate, which makes {low:.1f} to {high:.1f} times the hardware.",
@@ -106,7 +106,7 @@ def capex_other(claim: Claim) -> Finding:
     rent = article_dollars()
     return decide(
         claim,
-        low > 2 * rent,
+        low > claim.verdict["least_ratio"] * rent,
         f"Buying 25,000 A100 at the prices of 2020 to 2022 takes {readable(low, 'dollars')} to "
         f"{readable(high, 'dollars')} before networks and buildings, {low / rent:.0f} to {high / rent:.0f} times the "
         "rent. The sum holds only for someone who gives the chips back.",
@@ -222,7 +222,7 @@ def scatter(claim: Claim) -> Finding:
     first, second = (float(chinchilla(key).optimum(printed("train.flops"))[0]) for key in ("chinchilla", "besiroglu"))
     return decide(
         claim,
-        worst < 0.05,
+        worst < claim.verdict["tolerance"],
         f"6 N D is within {worst:.1%} of the FLOP that the makers of GPT-3 and Llama 3.1 state. On the line, at "
         f"{DENSE_RATIO:.0f} tokens a parameter, 70 billion parameters cost {line / 1e23:.2f}e23 FLOP. That the "
         f"line is smoothed matters: at GPT-4's FLOP two fits to the same runs put the best size {second / first:.1f} "

@@ -105,7 +105,7 @@ def failures(claim: Claim) -> Finding:
     others = [1 - article_goodput(key) for key in ("llama3", "opt_175b")]
     return decide(
         claim,
-        lost > 0.05,
+        lost > claim.verdict["least_loss"],
         f"At the failure rate of Meta's A100 cluster, 3,125 nodes run {hours:.1f} hours between failures, and "
         f"{lost:.0%} of the time is lost to checkpoints, repeated work and restarts; at the rate of Llama 3.1 "
         f"{others[0]:.0%}, of OPT {others[1]:.0%}. That is a part of the gap to peak, not most of it.",
@@ -123,7 +123,7 @@ def bubble_cost(claim: Claim) -> Finding:
     plain, woven = (float(made.bubble / made.seconds) for made in (run(), run(chunked(8.0))))
     return decide(
         claim,
-        plain > 0.05,
+        plain > claim.verdict["least_share"],
         f"With 15 stages and 35 sequences a replica, stages wait {plain:.0%} of a step: the largest single loss. Eight "
         f"chunks a stage would bring it to {woven:.0%}.",
         value=plain,
@@ -161,13 +161,13 @@ def allreduce(claim: Claim) -> Finding:
     )
     return decide(
         claim,
-        between + inside > wait,
+        between + inside > claim.verdict["least_of_bubble"] * wait,
         f"The exchange between replicas takes {between:.1%} of a step if nothing hides it, the all-reduces inside the "
         f"nodes {inside:.1%}; together less than half of the bubble's {wait:.0%}. It is a reason, but hardly because "
         f"of so many chips: in a ring, 208 replicas need {all_of_them / few - 1:.0%} more time than 8.",
         value=between + inside,
         unit="share",
-        in_part=between + inside > 0.03,
+        in_part=between + inside > claim.verdict["least_share_in_part"],
         evidence=Evidence.COST_MODEL,
         assumes=["200 Gb/s a chip", "no overlap with compute"],
         sources=["narayanan2021megatron", "patarasuk2009ring"],
@@ -184,7 +184,7 @@ def bandwidth_chart(claim: Claim) -> Finding:
     overhead = palm["seconds"] / palm["tokens"] / reads - 1
     return decide(
         claim,
-        bound > 0.5,
+        bound > claim.verdict["least_bound"],
         f"The retelling puts a chart of inference under training, where work bound by memory is {bound:.1%} of a step, "
         "and turns one assumption, that overheads together equal the reads of the parameters, into a list of causes. "
         f"Its remark that real overhead is larger is fair: PaLM's published decoding takes {overhead:.1f} times the "

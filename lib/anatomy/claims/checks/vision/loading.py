@@ -17,7 +17,6 @@ from anatomy.train import image_loader
 from anatomy.train.corpus import KING_JAMES, documents
 
 PETABYTE_MONTH = 23_000.0  # dollars for storage of a petabyte and month: assumed, 2.3 cents a gigabyte
-LOW = 0.01  # a share of a cost that nobody would work much to save
 
 
 def raw() -> float:
@@ -122,7 +121,7 @@ def io_low(claim: Claim) -> Finding:
     read = load(text())
     return decide(
         claim,
-        float(seen.share) < LOW,
+        float(seen.share) < claim.verdict["most_share"],
         f"At the speed of the article's run, {speed() / 1e6:.2f} million tokens a second, text is "
         f"{readable(float(read.cluster), 'B/s')} for all 25,000 chips and raw pixels are "
         f"{readable(float(seen.cluster), 'B/s')}: {readable(float(seen.chip), 'B/s')} a chip, of which its "
@@ -159,8 +158,9 @@ def compress(claim: Claim) -> Finding:
     """Would raw pixels strain anything in any reading, and would files of the usual format?"""
     pixels, files = ({name: strain(name, size) for name in readings()} for size in (raw(), mean_bytes("JPEG")))
     saved = raw() / mean_bytes("JPEG")
-    strained = [name for name, share in pixels.items() if share > LOW]
-    left = [name for name, share in files.items() if share > LOW]
+    least = claim.verdict["least_share"]
+    strained = [name for name, share in pixels.items() if share > least]
+    left = [name for name, share in files.items() if share > least]
     shares = ", ".join(f"{share:.1%} ({name})" for name, share in pixels.items())
     kept = readable(storage_dollars(mean_bytes("JPEG")), "dollars")
     remains = ", ".join(f"{files[name]:.0%} ({name})" for name in left)
@@ -169,9 +169,9 @@ def compress(claim: Claim) -> Finding:
         bool(left),
         "The original says that such work is under way, not that it is needed. Raw pixels of 2 trillion tokens are "
         f"{readable(printed('vis.2T') * raw(), 'B')}; to keep them for a quarter takes "
-        f"{readable(storage_dollars(), 'dollars')}. Of the rent for their training that is {shares}: above {LOW:.0%} "
+        f"{readable(storage_dollars(), 'dollars')}. Of the rent for their training that is {shares}: above {least:.0%} "
         f"in {len(strained)} of {len(pixels)} readings. JPEG, which has existed since 1992, makes "
-        f"photographs {saved:.0f} times smaller. To keep those takes {kept}; above {LOW:.0%} is then "
+        f"photographs {saved:.0f} times smaller. To keep those takes {kept}; above {least:.0%} is then "
         f"{remains or 'none'}.",
         value=saved,
         unit="times",

@@ -60,7 +60,7 @@ def gpt5(claim: Claim) -> Finding:
 def gpt5_generates(claim: Claim) -> Finding:
     """What models of OpenAI's put out."""
     five, omni = record("gpt5"), record("gpt4o")
-    wanted = {"image", "audio"}
+    wanted = set(claim.verdict["outputs"])
     return decide(
         claim,
         wanted <= set(five["outputs"]),
@@ -117,7 +117,7 @@ def source(claim: Claim) -> Finding:
     told = record("article")
     return decide(
         claim,
-        told["address"] in claim.claim,
+        told["address"] == claim.verdict["address"],
         f"The original stands at {told['address']}, by {' and '.join(told['authors'])} of {told['publisher']}. Most of "
         "it is for subscribers only.",
         evidence=Evidence.PUBLIC_RECORD,
