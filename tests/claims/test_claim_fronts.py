@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from anatomy.claims.inference_infrastructure import GENERATIONS, SERVING, machine, model
-from anatomy.claims.inference_infrastructure_fronts import BEST, COLUMNS, TOLD, fronts, serving_plan, told
+from anatomy.claims.article.frontier import BEST, COLUMNS, TOLD, fronts, serving_plan, told
+from anatomy.claims.article.serving import SERVING, machine, model
 from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.legality import problems
 from anatomy.cost.inference.memory import memory
@@ -40,7 +40,7 @@ def test_points_are_what_the_cost_model_says(made):
             layout = {name: row[name] for name in SEARCHED if name != "sequences"}
             plan = Serving(weight_bytes=width, data=row["expert"], **layout)
             with jax.enable_x64(True):
-                step = decode(model(), plan, machine(KEY), overheads(GENERATIONS[KEY]), row["sequences"], context)
+                step = decode(model(), plan, machine(KEY), overheads(KEY), row["sequences"], context)
                 held = memory(model(), plan, row["sequences"], context).total
             assert row["seconds"] == pytest.approx(float(step.seconds), rel=1e-9)
             assert row["chip_seconds"] == pytest.approx(float(plan.chips / step.tokens_per_second), rel=1e-9)

@@ -1,16 +1,14 @@
 """Claims on the serving cluster and its trade-offs: the plans that they compare can be run."""
 
-import importlib
-
 import jax
 import pytest
 from anatomy.claims import Verdict, claims, finding
-from anatomy.claims import inference_infrastructure as article
-from anatomy.claims import inference_tradeoffs as tradeoffs
+from anatomy.claims.article import serving as article
+from anatomy.claims.checks import inference_tradeoffs as tradeoffs
+from anatomy.claims.ledger.registry import check_of
 from anatomy.cost.inference.legality import problems
 from anatomy.cost.inference.steps import decode
 
-CHECKS = importlib.import_module("anatomy.claims.ledger").checks()
 # Of these the batch that does not fit is the finding.
 TOO_MANY = {"g4i.4k"}
 COMPARED = [
@@ -31,7 +29,7 @@ def test_steps_that_a_check_compares_have_room(key, monkeypatch):
     for module in (article, tradeoffs):
         monkeypatch.setattr(module, "decode", recorded)
     with jax.enable_x64(True):
-        CHECKS[key](claims()[key])
+        check_of(key)(claims()[key])
         for step in steps:
             assert problems(*step) == []
 

@@ -2,11 +2,10 @@
 
 import jax
 import pytest
-from anatomy.claims import inference_cost, inference_tradeoffs
-from anatomy.claims.architecture import printed
-from anatomy.claims.finding import Verdict
-from anatomy.claims.ledger import get
+from anatomy.claims.checks import inference_cost, inference_tradeoffs
+from anatomy.claims.ledger.finding import Verdict
 from anatomy.claims.record import record
+from anatomy.claims.record.article import get, printed
 from anatomy.cost.inference.memory import memory
 from anatomy.specs import Serving, architecture, chip
 

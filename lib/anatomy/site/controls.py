@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from anatomy.claims.html import embedded
+from anatomy.claims.ledger.html import embedded
 from anatomy.specs.units import quantity
 
 LONG_UNIT = 14  # characters; a longer one may break, or a phone would scroll sideways

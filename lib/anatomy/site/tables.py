@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from anatomy.claims.show import Html
+from anatomy.claims.ledger.html import Html
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> Html:

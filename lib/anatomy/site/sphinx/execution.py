@@ -31,9 +31,9 @@ from nbformat import NotebookNode
 from anatomy.memo.closure import Closure, Library, Node
 from anatomy.memo.source import Module, taken_apart
 
-CHECKS = "anatomy.claims"  # room of the checks
-REGISTRY = ("anatomy.claims.ledger", "checks")  # imports them by a computed name
-ALL_CLAIMS = {"ledger", "summary", "as_records"}  # what shows every claim
+CHECKS = "anatomy.claims.checks."  # where the checks of each section are
+REGISTRY = ("anatomy.claims.ledger.registry", "check_of")  # imports them by a computed name
+SHOW_ALL = {("anatomy.claims.ledger.show", "ledger"), ("anatomy.claims.ledger.show", "summary")}
 TIMEOUT = 1800  # seconds; a page may be the first to ask for a model
 
 
@@ -106,9 +106,9 @@ def closure(source: Library, path: Path) -> Closure:
 def shown_checks(source: Library, name: str, page: Module, found: Closure) -> list[Node]:
     """The checks of all claims that a page may show: those of its section, those it names, or all."""
     checks = check_nodes(source)
-    if any(module.startswith(CHECKS) and function in ALL_CLAIMS for module, function in found.code):
+    if SHOW_ALL & set(found.code):
         return list(checks.values())
-    section = name.replace("-", "_")
+    section = CHECKS + name.replace("-", "_")
     texts = {node.value for s in page_statements(page) for node in ast.walk(s) if isinstance(node, ast.Constant)}
     return [node for key, node in checks.items() if key in texts or node[0].rpartition(".")[2].startswith(section)]
 

@@ -31,7 +31,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 from anatomy import __version__
-from anatomy.claims.html import refreshed
+from anatomy.claims.ledger.html import refreshed
 from anatomy.site.sphinx import citation, execution, notebooks
 
 MATHJAX = "mathjax/tex-mml-chtml.js"

@@ -1,0 +1,173 @@
+"""What rules of acceptance cost a task: answers of the tuned small model, by speculation, that are scored.
+
+Nothing here depends on the clock: answers have seeds, and are kept since they take a while.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool
+
+from anatomy.decode import (
+    Drafter,
+    Lenient,
+    Model,
+    Sampling,
+    Threshold,
+    chain,
+    exact,
+    generate,
+    sampling,
+    sender,
+    take_round,
+)
+from anatomy.decode.accepting import Rule
+from anatomy.decode.speculative import At, Round, started
+from anatomy.measure.draft_quality import ALL, small
+from anatomy.measure.speculation import FOUR, ROOM, Target, once
+from anatomy.model import Config, Weights, apart
+from anatomy.model.dispatch import Dispatch
+from anatomy.train import instructions, recipes, tokens
+from anatomy.train.data import VOCABULARY
+
+RULES: dict[str, Rule] = {
+    "exact": exact,
+    "lenience 1/2": Lenient(0.5),
+    "lenience 1/10": Lenient(0.1),
+    "lenience 1/100": Lenient(0.01),
+    "lenience 1/1000": Lenient(0.001),
+    "all accepted": Lenient(1e-30),
+    "threshold 0.1": Threshold(0.1),
+}
+ASKED, AGAIN = 96, 10  # questions whether a snippet is prose or code, and how often each
+ANSWER = 6  # tokens at most
+TUNED = 0.4  # of the way from the target to the tuned target: weights of the draft whose answers are scored
+
+
+def half_tuned() -> Target:
+    """A model that answers worse: its weights lie between those before and after tuning."""
+    before, after = (recipes.trained(name, progress=False) for name in ("target", "instructions"))
+    weights = jax.tree.map(lambda a, b: (1 - TUNED) * a + TUNED * b, before.weights, after.weights)
+    return Target(after.config.replace(context=ROOM), apart(weights), ALL)
+
+
+class Scored(NamedTuple):
+    """Answers under a rule."""
+
+    right: float  # share of the answers
+    less: float  # than of plain decoding
+    error: float  # of that, standard: as it differs from question to question
+    accepted: float | None  # share of the judged tokens; None where nothing is drafted
+    alike: float  # share of the answers that are those of plain greedy decoding
+
+
+@cache
+def scored() -> dict[str, Scored]:
+    """The tuned target's answers to held-out questions by rule, drawn or greedy; the draft is less tuned."""
+    rules = {name: getattr(rule, "__name__", rule) for name, rule in RULES.items()}
+    models = [recipes.digest(name) for name in ("target", "instructions")]
+    question = f"scored {rules} {ASKED} {AGAIN} {ANSWER} {TUNED} {models} {FOUR}"
+    told = once(question, _scored, "draft_quality", "answer_quality")
+    return {name: Scored(*each) for name, each in told.items()}
+
+
+def _scored() -> dict[str, list[float | None]]:
+    bpe = tokens.tokenizer(VOCABULARY)
+    asked = [pair for pair in instructions.pairs("held_out", ASKED) if pair.kind == instructions.SNIPPET_RULE]
+    prompts = [instructions.prompt(bpe, pair.question).tolist() for pair in asked] * AGAIN
+    seeds = list(range(len(prompts)))
+    drawn, greedy = (sampling(len(prompts), temperature=heat, seed=seeds) for heat in (1.0, 0.0))
+    with jax.enable_x64(False):
+        model, poor = small("instructions"), half_tuned()
+        draft = Model(poor.weights, poor.config, chain(FOUR), ALL)
+        at = begun(model, draft, prompts)
+
+        def plain(model: Target, how: Sampling) -> Answered:
+            longest = max(map(len, prompts))
+            made = generate(model.config, model.weights, prompts, ANSWER, how, [bpe.end], chunk=longest, send=ALL)
+            return Answered([made.of(i) for i in seeds], 0, 0)
+
+        def guessed(rule: Rule, how: Sampling) -> Answered:
+            return answered(model, draft, at, rule, how, bpe.end)
+
+        made = {"plain, greedy": plain(model, greedy), "exact, greedy": guessed(exact, greedy)}
+        made["plain"] = plain(model, drawn)
+        made |= {name: guessed(rule, drawn) for name, rule in RULES.items()}
+        made["the draft alone"] = plain(poor, drawn)
+    right = {
+        name: np.reshape(
+            [instructions.is_right(asked[i % len(asked)], instructions.reply(bpe, answers.tokens[i])) for i in seeds],
+            (AGAIN, -1),
+        ).mean(0)
+        for name, answers in made.items()
+    }
+    best, found = made["plain, greedy"].tokens, {}
+    for name, answers in made.items():
+        less = right["plain, greedy" if "greedy" in name else "plain"] - right[name]  # of each question
+        same = [a == b for a, b in zip(answers.tokens, best, strict=True)]
+        share = answers.accepted / answers.judged if answers.judged else None
+        error = float(less.std(ddof=1) / np.sqrt(len(less)))
+        found[name] = [float(right[name].mean()), float(less.mean()), error, share, float(np.mean(same))]
+    return found
+
+
+class Answered(NamedTuple):
+    """Answers, and what became of their drafts."""
+
+    tokens: list[list[int]]  # up to the end token, or so many
+    accepted: int
+    judged: int
+
+
+def begun(model: Target, draft: Drafter, prompts: list[list[int]], most: int = ANSWER) -> At:
+    """Prompts of at least two tokens, after which the next round begins the answers."""
+    known, ahead = np.array([len(prompt) for prompt in prompts], np.int32), 2 * draft.tree.drafted
+    history = np.zeros((len(prompts), known.max() + most + ahead), np.int32)
+    for row, prompt in zip(history, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    return started(model.config, model.weights, draft, history, known, sender(model.send, "prefill", history.size))
+
+
+def answered(
+    model: Target, draft: Drafter, at: At, rule: Rule, how: Sampling, end: int, most: int = ANSWER
+) -> Answered:
+    """Answers in rounds of speculation alone: the first token, too, is drafted, which `speculate` leaves to the target.
+
+    A short answer is decided by its first token.
+    """
+    send = sender(model.send, "decode", len(at.known) * (draft.tree.drafted + 1))
+    number = Lenient(1.0) if rule is exact else rule  # one program for all lenience
+    rules = type(number), dataclasses.astuple(number)  # type: ignore[call-overload]
+    answers: list[list[int]] = [[] for _ in at.known]
+    accepted = judged = 0
+    while (going := np.array([len(said) < most and end not in said for said in answers])).any():
+        one, at = _round(model.config, send, *rules, model.weights, draft, at, going, how)
+        for said, made in zip(answers, np.asarray(one.tokens).tolist(), strict=True):
+            said += [token for token in made if token >= 0]
+        taken = np.where(going, one.walk.accepted, 0)
+        accepted += int(taken.sum())
+        judged += int(np.where(going, np.minimum(taken + 1, one.drafted.there.sum(1)), 0).sum())
+    cut = [said[: said.index(end) + 1 if end in said else most] for said in answers]
+    return Answered([said[:most] for said in cut], accepted, judged)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _round(
+    config: Config,
+    send: Dispatch,
+    kind: Callable[..., Rule],
+    numbers: tuple[float, ...],
+    weights: Weights,
+    draft: Drafter,
+    at: At,
+    going: Bool[np.ndarray, "B"],
+    how: Sampling,
+) -> tuple[Round, At]:
+    """All that a round may draft."""
+    wanted = jnp.full(len(going), draft.tree.height, jnp.int32)
+    return take_round(config, weights, draft, kind(*numbers), send, at, wanted, going, how)

@@ -1,0 +1,329 @@
+"""Speculation of small trained models on the clock of this machine: dense and routed, by draft length, batch and form.
+
+Rounds are those of `decode.take_round`, each a compiled call; a plain step is a pass over one token and a draw. Both
+are timed in one process and kept. Speed depends on shapes and acceptance on values: so trained models are enlarged by
+zeros (`model.enlarge`), and both are real.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anatomy.cost.inference.token_trees import best_tree
+from anatomy.cost.inference.verification import touched_by_blocks
+from anatomy.decode import (
+    Drafter,
+    Lookup,
+    Model,
+    Sampling,
+    Staged,
+    Tree,
+    chain,
+    exact,
+    extend,
+    logits,
+    of_paths,
+    rows,
+    sample,
+    sampling,
+    sender,
+    take_round,
+    wide,
+)
+from anatomy.decode.speculative import At
+from anatomy.model import Config, Weights, apart
+from anatomy.model.enlarge import enlarge
+from anatomy.train import recipes, tokens
+from anatomy.train.cache import answered, code_hash
+from anatomy.train.data import VOCABULARY
+
+ROOM = 128  # tokens of a sequence; then it begins again
+TARGETS = {  # recipes of a target and of the draft that it taught, sizes the target is enlarged to, and the dispatch
+    "dense": ("experts_1_0", "distilled_1", {"d_model": 512, "d_ff": 6144}, "all_experts"),  # the one is read anyway
+    "16 experts": ("experts_16_0", "distilled_16", {"d_model": 384, "d_ff": 2048}, None),
+}
+LENGTHS, LONG_AT = (1, 2, 4, 8), (1, 16)  # draft lengths, and the batches at which all of them are measured
+FOUR, BATCHES = 4, (1, 8, 16, 32, 64)  # the length that is measured at every batch
+PASSES = 48  # of each measurement
+ROOMS = ("model", "decode", "cost/inference")  # whose code what is measured depends on; recipes have their digests
+RANKS = (0.55, 0.12, 0.06, 0.04)  # that the first, second, ... guess is right: what trees are chosen by
+
+
+class Target(NamedTuple):
+    """A trained model at the size of a larger one."""
+
+    config: Config
+    weights: Weights
+    send: str | None
+
+    @property
+    def bytes(self) -> int:
+        """Of its weights."""
+        return sum(a.nbytes for a in jax.tree.leaves(self.weights))
+
+    def read(self, experts: float) -> float:
+        """Bytes that a pass reads which touches so many experts of each layer."""
+        each = 3 * self.config.d_model * self.config.d_ff * 4 * self.config.layers
+        embedding = self.weights.embedding.nbytes  # of which a few rows are read
+        return self.bytes - embedding - (self.config.experts - experts) * each
+
+    def flop(self) -> float:
+        """Of a token: two for each weight that it meets."""
+        return self.read(self.config.top_k) / 2
+
+
+@cache
+def target(name: str) -> Target:
+    """One of `TARGETS`."""
+    recipe, _, sizes, send = TARGETS[name]
+    made = recipes.trained(recipe, progress=False)
+    with jax.enable_x64(False):
+        config, weights = enlarge(made.config.replace(context=ROOM), made.weights, **sizes)
+        return Target(config, apart(weights), send)
+
+
+def drafter(tree: Tree, recipe: str) -> Model:
+    """A trained model as a draft; of one expert or few tokens, so all experts are read."""
+    made = recipes.trained(recipe, progress=False)
+    return Model(apart(made.weights), made.config, tree, "all_experts")
+
+
+def begun(batch: int) -> np.ndarray:
+    """First words of held-out texts, of prose and code in turns, each of which a sequence goes on from."""
+    bpe = tokens.tokenizer(VOCABULARY)
+    texts = [tokens.packed(bpe, name, "held_out", ROOM)[:, 0] for name in tokens.EPOCHS]
+    return np.stack([text[: min(map(len, texts))] for text in texts], 1).reshape(-1)[:batch].astype(np.int32)
+
+
+def start(model: Target, draft: Drafter, batch: int) -> At:
+    """Sequences of one token each."""
+    history = jnp.zeros((batch, ROOM), jnp.int32).at[:, 0].set(begun(batch))
+    return At(rows(model.config, batch, ROOM), draft.empty(batch, ROOM), history, jnp.ones(batch, jnp.int32))
+
+
+class Program(NamedTuple):
+    """A compiled pass, and how it is run again and again."""
+
+    call: Callable[..., Any]
+    begin: Callable[[], Any]
+    batch: int
+    most: int  # tokens that a pass may add or look ahead
+
+
+def plain(model: Target, batch: int) -> Program:
+    """A step of plain decoding: reads the newest token of each sequence, draws the next."""
+    send = sender(model.send, "decode", batch)
+
+    def step(weights: Weights, at: Any, how: Sampling) -> Any:
+        cache, token = at
+        x, cache = extend(model.config, weights, cache, token, jnp.ones(batch, jnp.int32), send)
+        made = sample(logits(model.config, weights, x[:, 0]), how, cache.length)
+        return {"count": jnp.ones(batch, jnp.int32)}, (cache, made[:, None])
+
+    def begin() -> Any:
+        return rows(model.config, batch, ROOM), jnp.asarray(begun(batch))[:, None]
+
+    made = jax.jit(step, donate_argnums=1).lower(model.weights, begin(), sampling(batch)).compile()
+    return Program(partial(made, model.weights), begin, batch, 1)
+
+
+def speculative(model: Target, draft: Drafter, batch: int) -> Program:
+    """A round, which drafts so much of a chain as it is told, or a whole tree."""
+    tree = draft.tree
+    send = sender(model.send, "decode", batch * (tree.drafted + 1))
+
+    def step(weights: Weights, draft: Drafter, at: At, how: Sampling, wanted: Any) -> Any:
+        wanted, going = jnp.full(batch, wanted), jnp.ones(batch, bool)
+        one, at = take_round(model.config, weights, draft, exact, send, at, wanted, going, how)
+        accepted = one.walk.accepted
+        judged = jnp.minimum(accepted + 1, one.drafted.there.sum(1))
+        return {"count": one.count, "accepted": accepted, "judged": judged}, at
+
+    begin = partial(start, model, draft, batch)
+    example = model.weights, draft, begin(), sampling(batch), np.int32(tree.height)
+    made = jax.jit(step, donate_argnums=2).lower(*example).compile()
+
+    def call(at: At, how: Sampling, wanted: int = tree.height) -> Any:
+        return made(model.weights, draft, at, how, np.int32(wanted))
+
+    return Program(call, begin, batch, tree.drafted + 1)
+
+
+def timed(program: Program, passes: int = PASSES, **how: int) -> dict[str, list[Any]]:
+    """Seconds of each pass, and what it says of each sequence, which begin again when there is no more room."""
+    found: dict[str, list[Any]] = {"seconds": []}
+    room, seed, at = 0, 0, None
+    for number in range(passes + 2):
+        if room < 2 * program.most:
+            at, room, seed = program.begin(), ROOM, seed + program.batch
+            settings = sampling(program.batch, seed=list(range(seed, seed + program.batch)))
+        before = time.perf_counter()
+        said, at = jax.block_until_ready(program.call(at, settings, **how))
+        after = time.perf_counter()
+        room -= int(said["count"].max())
+        if number >= 2:  # the first passes warm up
+            found["seconds"].append(after - before)
+            for name, each in said.items():
+                found.setdefault(name, []).append(np.asarray(each).tolist())
+    return found
+
+
+def tree_of_eight() -> Tree:
+    """The best eight nodes for `RANKS`."""
+    return of_paths(best_tree(RANKS, 8))
+
+
+def forms(recipe: str) -> dict[str, Drafter]:
+    """Drafts of other forms than one chain by the model of this recipe."""
+    four = drafter(chain(4), recipe)
+    return {
+        "four guesses at one place": drafter(wide((4,)), recipe),
+        "the best tree of eight": drafter(tree_of_eight(), recipe),
+        "staged: a draft with the text as its draft": Staged(
+            four.weights, Lookup(VOCABULARY, chain(2)), four.config, four.tree, four.send
+        ),
+        "the text as draft": Lookup(VOCABULARY, chain(4)),
+    }
+
+
+def lengths_at(batch: int) -> tuple[int, ...]:
+    """Draft lengths that are measured at a batch."""
+    return LENGTHS if batch in LONG_AT else (FOUR,)
+
+
+@cache
+def measured() -> dict[str, dict[str, dict[str, Any]]]:
+    """Passes of all targets by name, measured once on this machine: "plain 16", "4 tokens at 16", or a form."""
+    digests = [recipes.digest(name) for pair in TARGETS.values() for name in pair[:2]]
+    question = f"speculated {digests} {TARGETS} {LENGTHS} {LONG_AT} {FOUR} {BATCHES} {PASSES} {RANKS} {ROOM}"
+    return {name: once(f"{question} {name}", partial(_measure, name)) for name in TARGETS}
+
+
+def once(question: str, answer: Callable[[], Any], *modules: str) -> Any:
+    """What was measured once by this module and others of these names, kept until their code changes."""
+    code = code_hash([f"measure/{name}.py" for name in ("speculation", *modules)], [])
+    return answered(f"{question} {code}", ROOMS, answer)
+
+
+def _measure(name: str) -> dict[str, dict[str, Any]]:
+    """Compile all programs, two at a time, and time one after the other."""
+    with jax.enable_x64(False):
+        model, draft = target(name), TARGETS[name][1]
+        wanted: dict[str, Callable[[], Program]] = {}
+        for batch in BATCHES:
+            wanted[f"plain {batch}"] = partial(plain, model, batch)
+            for length in lengths_at(batch):
+                wanted[f"{length} tokens at {batch}"] = partial(
+                    speculative, model, drafter(chain(length), draft), batch
+                )
+        if name == "dense":
+            wanted |= {form: partial(speculative, model, other, 1) for form, other in forms(draft).items()}
+        with ThreadPoolExecutor(2) as pool:
+            programs = dict(zip(wanted, pool.map(_in_single_precision, wanted.values()), strict=True))
+        found = {}
+        for key, program in programs.items():
+            more = program.batch == 1
+            found[key] = timed(program, PASSES * (5 if more else 1))
+            if "tokens at" in key:  # the draft's first step and the target's pass, without the rest of the draft
+                found[key]["idle"] = timed(program, PASSES // 2, wanted=0)["seconds"]
+        return found
+
+
+def _in_single_precision(make: Callable[[], Program]) -> Program:
+    """In a thread of its own, which has its own setting."""
+    with jax.enable_x64(False):
+        return make()
+
+
+class Gain(NamedTuple):
+    """What speculation gained at one length and batch, and what it is foretold to."""
+
+    tokens: float  # of a round
+    draft: float  # a step of the draft, in plain steps
+    block: float  # the target's pass over the draft and one more, in plain steps
+    measured: float  # speed-up
+
+
+def seconds(found: Mapping[str, Any]) -> float:
+    """Of a pass: the median."""
+    return float(np.median(found["seconds"]))
+
+
+def alignment(name: str) -> float:
+    """Share of the judged tokens that were accepted, in all chains of a target."""
+    chains = [found for key, found in measured()[name].items() if "tokens at" in key]
+    accepted, judged = (sum(np.sum(found[what]) for found in chains) for what in ("accepted", "judged"))
+    return float(accepted / judged)
+
+
+def tokens_of(name: str, length: int) -> float:
+    """Of a round with a chain of this length, over all batches: what is accepted does not depend on the batch."""
+    counts = [np.ravel(found["count"]) for key, found in measured()[name].items() if key.startswith(f"{length} tokens")]
+    return float(np.concatenate(counts).mean())
+
+
+def draft_seconds(batch: int) -> float:
+    """Of a step of the draft: what a round takes more that drafts all it can, for each token after the first.
+
+    By the dense target, which reads the same for one token and for many; both drafts have one shape.
+    """
+    longest = max(lengths_at(batch))
+    found = measured()["dense"][f"{longest} tokens at {batch}"]
+    return max(seconds(found) - float(np.median(found["idle"])), 0) / (longest - 1)
+
+
+def gain(name: str, length: int, batch: int) -> Gain:
+    """What was measured at one length and batch."""
+    found = measured()[name]
+    one, step = found[f"{length} tokens at {batch}"], seconds(found[f"plain {batch}"])
+    draft, made = draft_seconds(batch) / step, tokens_of(name, length)
+    return Gain(made, draft, seconds(one) / step - length * draft, made * step / seconds(one))
+
+
+class Machine(NamedTuple):
+    """A machine of two numbers, which passes of the dense target show: here reading and arithmetic add up.
+
+    A processor that does both at once takes the longer of the two (williams2009roofline); this one computes with what
+    it has just read.
+    """
+
+    bandwidth: float  # bytes/s
+    rate: float  # FLOP/s
+
+    def pass_of(self, name: str, batch: int, block: int) -> float:
+        """Seconds of a pass over so many tokens of each sequence."""
+        model = target(name)
+        experts = float(touched_by_blocks(batch, block, model.config.experts, model.config.top_k))
+        return model.read(experts) / self.bandwidth + batch * block * model.flop() / self.rate
+
+    def balance(self, name: str) -> float:
+        """Tokens at which arithmetic takes as long as reading all weights."""
+        model = target(name)
+        return model.read(model.config.experts) / self.bandwidth / (model.flop() / self.rate)
+
+
+@cache
+def machine() -> Machine:
+    """By two passes of the dense target: its plain step for one, and its largest."""
+    found, model, batch = measured()["dense"], target("dense"), max(BATCHES)
+    one, most = seconds(found["plain 1"]), gain("dense", FOUR, batch).block * seconds(found[f"plain {batch}"])
+    token = (most - one) / (batch * (FOUR + 1) - 1)  # seconds of arithmetic
+    return Machine(model.read(1.0) / (one - token), model.flop() / token)
+
+
+def block_foretold(name: str, length: int, batch: int) -> float:
+    """Time of a block over that of a plain step, by the machine of two numbers."""
+    here = machine()
+    return here.pass_of(name, batch, length + 1) / here.pass_of(name, batch, 1)
+
+
+def gaps(found: Mapping[str, Any]) -> np.ndarray:
+    """Seconds between tokens of one sequence: the first of a pass waits for it, the others come with it."""
+    both = zip(found["seconds"], found["count"], strict=True)
+    return np.concatenate([[wait, *[0.0] * (count[0] - 1)] for wait, count in both])

@@ -1,0 +1,203 @@
+"""Every verdict can come out otherwise: it turns on what is declared beside the claim, and never on our wording.
+
+What checks take from the trained small model is given here, so that no training is needed.
+"""
+
+import ast
+import copy
+import dataclasses
+import importlib
+import inspect
+import itertools
+import textwrap
+from collections.abc import Iterator
+from math import log
+
+import jax
+import numpy as np
+import pytest
+from anatomy.claims import Finding, claims
+from anatomy.claims.ledger.claim import Terms
+from anatomy.claims.ledger.registry import check_of
+from anatomy.claims.record import article, public
+from anatomy.train import recipes, sweeps
+
+CLAIMS = claims()
+CHECKS = {key: check_of(key) for key in CLAIMS}
+# The others are opinions, or lack public evidence, whatever is computed around them.
+DECIDED = [key for key, check in CHECKS.items() if {"decide", "compare"} & set(check.__code__.co_names)]
+TERMS = [(key, name) for key in DECIDED for name in CLAIMS[key].verdict.terms]
+experts = importlib.import_module("anatomy.claims.checks.inference_infrastructure.experts")
+
+
+@pytest.fixture(autouse=True)
+def small_model(monkeypatch):
+    """Losses, loads and choices of the small model, as trainings of it might give."""
+
+    def held_out(name):
+        kind, *numbers = name.split("_")
+        return 4.0 - 0.04 * log(int(numbers[0]), 4) if kind == "experts" else 4.1
+
+    def load(name):
+        many = int(name.split("_")[1]) if name.startswith("experts") else 16
+        uneven = np.linspace(1.25, 0.75, many) / many
+        return np.broadcast_to(uneven, (3, 2, many))
+
+    monkeypatch.setattr(sweeps, "held_out", held_out)
+    monkeypatch.setattr(sweeps, "final_load", load)
+    monkeypatch.setattr(sweeps, "final_dropped", lambda name: 0.01)
+    monkeypatch.setattr(sweeps, "on_tuning_rows", held_out)
+    monkeypatch.setattr(recipes, "held_out", lambda name: {"prose": 4.2, "code": 3.8})
+    monkeypatch.setattr(experts, "told_by", lambda name: {"token": [2.0], "domain": [0.5]})
+
+
+@pytest.fixture
+def settle(monkeypatch):
+    """The finding of a claim with other terms, or anything else of it, changed wherever the claim is read."""
+
+    def finding(key: str, terms: dict | None = None, **changes) -> Finding:
+        verdict = CLAIMS[key].verdict
+        changed = dataclasses.replace(
+            CLAIMS[key], verdict=dataclasses.replace(verdict, terms={**verdict.terms, **(terms or {})}), **changes
+        )
+        monkeypatch.setattr(article, "claims", lambda: CLAIMS | {key: changed})
+        with jax.enable_x64(True):
+            return CHECKS[key](changed)
+
+    return finding
+
+
+def others(term) -> tuple:
+    """A term on either side of whatever number is computed, or another name."""
+    if isinstance(term, (int, float)):
+        return (term / 1e6, 1e6 * (term or 1))
+    return ("another name",) if isinstance(term, str) else (("another name",),)
+
+
+def numbers(claim) -> tuple:
+    """The number that the article prints, and others in its place."""
+    return (claim.value,) if claim.value is None else (claim.value, 1.5 * claim.value, 1e3 * claim.value)
+
+
+def other_facts(entry: dict) -> Iterator[dict]:
+    """An entry of the public record in which one fact is another."""
+    for name, fact in entry.items():
+        if isinstance(fact, bool):
+            changed = [not fact]
+        elif isinstance(fact, (int, float)):
+            changed = [1e-3 * fact, 1e3 * fact]
+        elif isinstance(fact, list) and all(isinstance(each, (int, float)) for each in fact):
+            changed = [[1e-3 * each for each in fact], [1e3 * each for each in fact]]
+        elif isinstance(fact, dict) and all(isinstance(each, (int, float)) for each in fact.values()):
+            changed = [{key: 1e3 * each for key, each in fact.items()}]
+        else:
+            continue
+        yield from (entry | {name: each} for each in changed)
+
+
+@pytest.mark.parametrize("key", DECIDED)
+def test_another_input_gives_another_verdict(key, settle, monkeypatch):
+    """A threshold, tolerance or name that is declared, the printed number, or a fact of the public record."""
+    claim, before = CLAIMS[key], settle(key).verdict
+    for name, term in claim.verdict.terms.items():
+        if any(settle(key, {name: other}).verdict is not before for other in others(term)):
+            return
+    if any(settle(key, value=value).verdict is not before for value in numbers(claim)[1:]):
+        return
+    entries = copy.deepcopy(public.entries())
+    read = set()
+    monkeypatch.setattr(public, "entries", lambda: Recorded(entries, read))
+    settle(key)
+    for entry in sorted(read):
+        for changed in other_facts(entries[entry]):
+            monkeypatch.setattr(public, "entries", lambda entry=entry, changed=changed: entries | {entry: changed})
+            if settle(key).verdict is not before:
+                return
+    pytest.fail(f"whatever changes, the verdict is {before}")
+
+
+class Recorded(dict):
+    """Entries that note which of them are read."""
+
+    def __init__(self, entries, read):
+        super().__init__(entries)
+        self.read = read
+
+    def __getitem__(self, key):
+        self.read.add(key)
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("key, name", TERMS)
+def test_every_term_that_is_declared_can_turn_the_verdict(key, name, settle):
+    """At some setting of the others, which a term for holding in part needs; so none is declared in vain."""
+    claim = CLAIMS[key]
+    rest = {each: (term, *others(term)) for each, term in claim.verdict.terms.items() if each != name}
+    states = (claim.verdict.terms[name], *others(claim.verdict.terms[name]))
+    for value, *setting in itertools.product(numbers(claim), *rest.values()):
+        terms = dict(zip(rest, setting, strict=True))
+        if len({settle(key, terms | {name: state}, value=value).verdict for state in states}) > 1:
+            return
+    pytest.fail(f"whatever {name} is, the verdict is the same")
+
+
+@pytest.mark.parametrize("key", CLAIMS)
+def test_other_words_for_a_claim_change_nothing(key, settle):
+    assert settle(key, claim="What is said in other words", note="A note", original="") == settle(key)
+
+
+def test_only_what_is_decided_declares_what_it_turns_on():
+    assert {key for key, claim in CLAIMS.items() if claim.verdict.terms} <= set(DECIDED)
+    assert len(DECIDED) > 130 and len(TERMS) > 130
+    for key in DECIDED:
+        reason = CLAIMS[key].verdict.reason
+        assert not CLAIMS[key].verdict.terms or (reason.endswith(".") and len(reason) > 10), key
+
+
+def literals(node: ast.AST) -> Iterator[object]:
+    """Numbers and names that stand in an expression, but for places in a list and arguments of what is computed."""
+    if isinstance(node, ast.Constant) and not isinstance(node.value, bool):
+        yield node.value
+    elif isinstance(node, ast.Subscript):
+        yield from literals(node.value)
+    elif isinstance(node, ast.Call):
+        yield from literals(node.func)
+        for argument in node.args:
+            if not isinstance(argument, ast.Constant):
+                yield from literals(argument)
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from literals(child)
+
+
+@pytest.mark.parametrize("key", DECIDED)
+def test_no_threshold_or_name_stands_in_the_code_of_a_check(key):
+    for call in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(CHECKS[key])))):
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("decide", "compare"):
+            conditions = [call.args[1], *(word.value for word in call.keywords if word.arg == "in_part")]
+            if call.func.id == "compare":
+                conditions = []
+            assert not [literal for each in conditions for literal in literals(each)]
+            assert not [word.arg for word in call.keywords if word.arg == "tolerance"]
+
+
+def test_literals_are_seen():
+    assert list(literals(ast.parse("a[0] > 0.5 * f(2.0, b) and 'x' in names"))) == [0.5, "x"]
+
+
+def test_a_term_that_is_not_declared_says_where_to():
+    with pytest.raises(KeyError, match=r"claim test\.one\.verdict has no 'tolerance'; declared: share.*claims\.toml"):
+        Terms.of("test.one", {"share": 0.5, "reason": "So it is."})["tolerance"]
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ({"share": 0.5}, r"claim test\.one\.verdict\.reason is ''; allowed: a sentence"),
+        ({"share": True, "reason": "So."}, r"claim test\.one\.verdict\.share is True; allowed: a number, a name"),
+        ({"names": [], "reason": "So."}, r"claim test\.one\.verdict\.names is \[\]; allowed"),
+    ],
+)
+def test_what_is_declared_badly_is_refused(table, message):
+    with pytest.raises(ValueError, match=message):
+        Terms.of("test.one", table)
