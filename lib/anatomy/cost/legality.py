@@ -6,19 +6,19 @@ One table of rules serves both uses: `legal` is a value, so that a sweep over mi
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from anatomy.specs import Architecture, Cluster, Plan, Scalar, Serving
+from anatomy.specs import Architecture, Cluster, Plan, Scalar
 
 
 class Case(NamedTuple):
     """What a rule looks at."""
 
     model: Architecture
-    plan: Plan | Serving
+    plan: Any  # a Plan or a Serving, as the rules that it is held against
     cluster: Cluster
     sequences: Scalar
 
@@ -103,7 +103,7 @@ RULES: Rules = (
 
 def hold(rules: Rules, case: Case) -> Bool[Array, ""]:
     """Whether all rules hold."""
-    return functools.reduce(jnp.logical_and, (rule(case) for rule, _ in rules))
+    return jnp.asarray(functools.reduce(jnp.logical_and, (rule(case) for rule, _ in rules)))
 
 
 def broken(rules: Rules, case: Case) -> list[str]:

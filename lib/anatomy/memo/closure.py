@@ -114,9 +114,10 @@ class Library:
         Raises:
             KeyError: the library has no such definition.
         """
-        if missing := [root for root in roots if not self._exists(root)]:
+        if missing := [root for root in roots if not self.defines(root)]:
             raise KeyError(f"closure of {missing[0]}; allowed: what a module of {self.name} defines at its top level")
-        cut, todo, code, data, libraries = frozenset(cut), list(roots), {}, {}, set()
+        cut, todo, code, libraries = frozenset(cut), list(roots), {}, set()
+        data: dict[str, str] = {}
         if page:
             todo.append((page.name, WHOLE))
         while todo:
@@ -139,7 +140,9 @@ class Library:
     def _definition(self, node: Node) -> Definition:
         """What a definition of this library does and reaches."""
         if node not in self._definitions:
-            self._definitions[node] = self._look_up(self.module(node[0]), node[1])
+            module = self.module(node[0])
+            assert module is not None, f"{node[0]} is no module"  # the closure leaves libraries aside
+            self._definitions[node] = self._look_up(module, node[1])
         return self._definitions[node]
 
     def _look_up(self, module: Module, name: str) -> Definition:
@@ -163,7 +166,8 @@ class Library:
             files.update(file for pattern in said.files for file in self.data(pattern, module.packages))
         return Definition(text, tuple(dict.fromkeys(reached)), tuple(files))
 
-    def _exists(self, node: Node) -> bool:
+    def defines(self, node: Node) -> bool:
+        """Whether a module of this library binds this name at its top level."""
         module = self.module(node[0])
         return module is not None and (node[1] in (*module.definitions, *module.imports, WHOLE))
 
@@ -245,13 +249,13 @@ def node_of(function: Callable[..., object]) -> Iterator[Node]:
             if callable(part):
                 yield from node_of(part)
         return
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "").split(".")[0]
-    if this_library().module(module or "") is None or not this_library()._exists((module, name)):
+    node = (getattr(function, "__module__", None) or "", getattr(function, "__qualname__", "").split(".")[0])
+    if not this_library().defines(node):
         raise ValueError(
             f"closure of {function!r}; allowed: a function at the top level of a module of {this_library().name}, "
             "or functools.partial of one; give it a name there"
         )
-    yield (module, name)
+    yield node
 
 
 def closure(*functions: Callable[..., object], cut: Iterable[Node] = ()) -> Closure:

@@ -90,13 +90,13 @@ class Slider:
         if self.log and self.low <= 0:
             refuse(owner, "low", self.low, "above 0, since the slider is logarithmic")
         if not self.log:
-            if self.step is None:
-                object.__setattr__(self, "step", float(f"{(self.high - self.low) / 100:.12g}"))
-            steps = (self.start - self.low) / self.step
+            step = float(f"{(self.high - self.low) / 100:.12g}") if self.step is None else self.step
+            object.__setattr__(self, "step", step)
+            steps = (self.start - self.low) / step
             if abs(steps - round(steps)) > 1e-6:  # a range input would snap elsewhere
-                below = self.low + math.floor(steps) * self.step
-                near = f"such as {below:g} or {below + self.step:g}"
-                refuse(owner, "start", self.start, f"{self.low:g} plus whole steps of {self.step:g}, {near}")
+                below = self.low + math.floor(steps) * step
+                near = f"such as {below:g} or {below + step:g}"
+                refuse(owner, "start", self.start, f"{self.low:g} plus whole steps of {step:g}, {near}")
 
     @property
     def digits(self) -> int:

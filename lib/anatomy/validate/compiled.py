@@ -20,7 +20,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
@@ -160,7 +160,7 @@ def compare(case: Case) -> list[Row]:
     return rows + by_model
 
 
-def _row(case: Case, quantity: str, unit: str, terms: dict[str, float], compiled: float) -> Row:
+def _row(case: Case, quantity: str, unit: str, terms: Mapping[str, float], compiled: float) -> Row:
     """A row that must be equal. Terms are whole numbers, up to the rounding of the cost models."""
     shown = tuple((what, amount) for what, amount in terms.items() if amount)
     return Row(case.name, quantity, unit, round(math.fsum(terms.values())), compiled, shown)

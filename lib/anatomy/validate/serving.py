@@ -58,7 +58,9 @@ class Prediction(NamedTuple):
         """Model FLOP utilisation of the whole, by the 16-bit peak."""
         flop = float(self.read.flop) if self.read else 0.0
         flop += self.steps * float(self.step.flop) if self.step else 0.0
-        return flop / (self.seconds * float((self.read or self.step).peak))
+        part = self.read or self.step
+        assert part is not None, "a run has a prompt, an answer, or both"
+        return flop / (self.seconds * float(part.peak))
 
     @property
     def least_seconds(self) -> float:
@@ -254,7 +256,9 @@ def check_possible(run: Served) -> None:
         if part := OF_A_PART.get(key):
             other = {"step": None} if part == "prompt" else {"read": None, "steps": 1.0}
             least = best._replace(**other).least_seconds
-            seconds = float((made.read if part == "prompt" else made.step).seconds)
+            of = made.read if part == "prompt" else made.step
+            assert of is not None, "what is published of a part has that part"
+            seconds = float(of.seconds)
         else:
             seconds = made.seconds
             implied[key] = seconds * (float(measure.of(made, run)) / value) ** measure.power
@@ -282,7 +286,7 @@ def constant_names() -> tuple[str, ...]:
     return tuple(field.name for part in parts for field in dataclasses.fields(part) if field.name != "efficiency")
 
 
-def changed(constants: Overheads, name: str, value: float) -> Overheads:
+def changed(constants: Overheads, name: str, value: Any) -> Overheads:
     """The constants with another value of one."""
     if hasattr(constants, name):
         return dataclasses.replace(constants, **{name: value})

@@ -134,7 +134,7 @@ def multi_round(p: Law, q: Law, draws: int) -> Float[Array, "*batch draws"]:
     """
     _check_laws("multi_round", p=p, q=q)
     check_arguments("multi_round", between(1.0, whole=True), draws=draws)
-    chances, open_still, left = [], 1.0, p
+    chances, open_still, left = [], jnp.ones(()), p
     for _ in range(draws):
         rule = exact(left, q)
         accepted = rule.accepted(q)

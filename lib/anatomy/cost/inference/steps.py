@@ -120,9 +120,9 @@ def prefill(
     attended = jnp.where(jnp.asarray(plan.fused_attention) > 0, (prompt + 1) / 2, prompt)
     parts, slowest = through_stages(model, plan, cluster, constants, each * prompt, attended, 0.0, each, each)
     waiting = (turns - 1) * slowest
-    flop = model.flop_per_token((prompt + 1) / 2)
+    parts_of = model.flop_per_token((prompt + 1) / 2)
     # Only the last token of a prompt needs logits.
-    flop = flop.without_scores - flop.unembedding * (1 - 1 / prompt) + flop.scores
+    flop = parts_of.without_scores - parts_of.unembedding * (1 - 1 / prompt) + parts_of.scores
     return _pass(plan, cluster, parts, waiting, turns * slowest, sequences, prompt, flop)
 
 
@@ -266,7 +266,7 @@ def through_stages(
     whole = plan.weight_bytes * layer_weights(model, plan.replace(tensor=1.0, rows=1.0), model.experts)
     sent = tensor_exchange(model, plan, n, net, whole)
     routed = expert_exchange(model, plan, n * imbalance, net)
-    starts = (KERNELS + sent.count + routed.count) * constants.kernel
+    starts = (KERNELS + sent.collectives + routed.collectives) * constants.kernel
     starts = starts + (sent.hops + routed.hops) * constants.hop
     starts = starts + (sent.network_hops + routed.network_hops) * constants.network_hop
     layer = {

@@ -80,7 +80,7 @@ def read_book(path: str | Path) -> Book:
         raise ValueError(f"{path} is {cff!r}; allowed: the fields of the Citation File Format")
 
     def field(name: str, fits: Callable[[Any], bool], allowed: str, *, required: bool = True) -> Any:
-        value = cff
+        value: Any = cff
         for step in name.split("/"):
             value = value.get(step) if isinstance(value, dict) else None
         if fits(value) or (value is None and not required):

@@ -10,6 +10,7 @@ closure has changed are taken out first.
 
 import argparse
 import ast
+import itertools
 import os
 import sys
 import time
@@ -29,7 +30,7 @@ from myst_nb.core.read import read_myst_markdown_notebook
 from nbformat import NotebookNode
 
 from anatomy.memo.closure import Closure, Library, Node
-from anatomy.memo.source import Module, taken_apart
+from anatomy.memo.source import Module, called, taken_apart, written
 
 CHECKS = "anatomy.claims.checks."  # where the checks of each section are
 REGISTRY = ("anatomy.claims.ledger.registry", "check_of")  # imports them by a computed name
@@ -85,11 +86,11 @@ def check_nodes(source: Library) -> dict[str, Node]:
     found = {}
     for name in source.below(CHECKS):
         module = source.module(name)
-        for statements in module.definitions.values():
-            for function in statements:
-                for mark in getattr(function, "decorator_list", ()):
-                    if isinstance(mark, ast.Call) and getattr(mark.func, "id", "") == "check":
-                        found[mark.args[0].value] = (name, function.name)
+        for function in itertools.chain.from_iterable(module.definitions.values() if module else ()):
+            if isinstance(function, ast.FunctionDef):
+                for mark in function.decorator_list:
+                    if isinstance(mark, ast.Call) and called(mark) == "check":
+                        found[written(mark.args[0])] = (name, function.name)
     return found
 
 

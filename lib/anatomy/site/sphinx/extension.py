@@ -105,7 +105,7 @@ def executed_notebook(app: Sphinx, name: str) -> nbformat.NotebookNode:
     return notebook
 
 
-def executed(app: Sphinx) -> list[str]:
+def executed(app: Any) -> list[str]:
     """Documents that are notebooks with at least one cell that ran."""
     return sorted(name for name in app.env.nb_metadata if app.env.nb_metadata[name].get("exec_data"))
 
@@ -175,7 +175,7 @@ def fill_places(app: Sphinx, doctree: nodes.document, name: str) -> None:
         place.replace_self(execution_table(app, name))
 
 
-def execution_table(app: Sphinx, name: str) -> nodes.table:
+def execution_table(app: Any, name: str) -> nodes.table:
     """Rows of the execution table."""
     rows = [("Page", "Cells", "Outcome", "SHA-256 of the outputs")]
     for doc in executed(app):
