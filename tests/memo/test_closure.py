@@ -6,6 +6,7 @@ import textwrap
 import pytest
 from anatomy import memo
 from anatomy.cost import training
+from anatomy.cost.efficiency import efficiency
 from anatomy.memo.closure import Library
 from anatomy.memo.source import taken_apart
 from anatomy.train import loop
@@ -165,7 +166,7 @@ def test_the_closure_of_this_library():
     assert "anatomy.cost.collectives" in found.modules
     assert not {m for m in found.modules if m.startswith(("anatomy.site", "anatomy.train", "anatomy.decode"))}
     assert "jax" in found.libraries and "jaxlib" in found.libraries
-    assert "specs/catalogues/efficiency.toml" in memo.closure(training.efficiency).data
+    assert "specs/catalogues/efficiency.toml" in memo.closure(efficiency).data
 
 
 def test_a_partial_depends_on_all_its_functions():
