@@ -53,7 +53,7 @@ def random_plans(count: int) -> dict[str, np.ndarray]:
 def evaluate(**values: Any) -> dict[str, Any]:
     """Time and memory of a plan, every term included."""
     plan = specs.Plan(**values, sequence_parallel=1.0)
-    made = training.step(MODEL, plan, CLUSTER, SEQUENCES, SEQUENCE, SHARE)
+    made = training.step(MODEL, plan, CLUSTER, batch=SEQUENCES, sequence_length=SEQUENCE, efficiency=SHARE)
     return {"seconds": made.seconds, "memory": made.memory.total}
 
 
@@ -167,7 +167,14 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
 
     jax.clear_caches()
     start = time.perf_counter()
-    found = search(MODEL, CLUSTER, SEQUENCES, SEQUENCE, SHARE, specs.Plan(fused_attention=1.0))
+    found = search(
+        MODEL,
+        CLUSTER,
+        batch=SEQUENCES,
+        sequence_length=SEQUENCE,
+        efficiency=SHARE,
+        like=specs.Plan(fused_attention=1.0),
+    )
     yield "plan_search", {"value": time.perf_counter() - start, "unit": "seconds", "plans": len(found.seconds)}
 
     rows = compare(read()[0])

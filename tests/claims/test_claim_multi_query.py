@@ -58,7 +58,7 @@ def test_the_room_is_that_of_the_equation(kv_heads, context, width):
         # Working memory takes a little; split by sequences there is room for eight or for none.
         assert found <= told and (found >= 0.9 * told - 1 or told < 9)
         if found:
-            assert float(memory(shape, plan, found, context).total) <= chip(article.A100).memory
+            assert float(memory(shape, plan, batch=found, context=context).total) <= chip(article.A100).memory
 
 
 @given(st.sampled_from(KEY_HEADS))

@@ -15,7 +15,9 @@ def test_davinci_has_all_the_sequences_that_fit():
     with jax.enable_x64(True):
         most = float(inference_cost.davinci().sequences)
         assert (
-            float(memory(shape, plan, most, 2048.0).total) <= room < float(memory(shape, plan, most + 1, 2048.0).total)
+            float(memory(shape, plan, batch=most, context=2048.0).total)
+            <= room
+            < float(memory(shape, plan, batch=most + 1, context=2048.0).total)
         )
 
 

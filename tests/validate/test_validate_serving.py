@@ -101,7 +101,9 @@ def test_the_model_says_what_a_good_program_reaches():
 
 def test_the_prediction_is_that_of_a_request():
     run = next(run for run in LATER if run.name.startswith("FasterTransformer, GPT 175B, 8 A100, 16 x 512"))
-    made = request(run.model, run.plan, run.cluster, run.constants, run.sequences, run.prompt, run.answer)
+    made = request(
+        run.model, run.plan, run.cluster, run.constants, batch=run.sequences, prompt=run.prompt, answer=run.answer
+    )
     (row,) = compare([run])
     assert row.predicted == pytest.approx(float(made.seconds), rel=1e-6)
     assert run.predict().mfu == pytest.approx(float(made.mfu), rel=1e-6)

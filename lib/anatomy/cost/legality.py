@@ -111,11 +111,11 @@ def broken(rules: Rules, case: Case) -> list[str]:
     return [words.format(**case._asdict()) for rule, words in rules if not bool(rule(case))]
 
 
-def legal(model: Architecture, plan: Plan, cluster: Cluster, sequences: Scalar) -> Bool[Array, ""]:
+def legal(model: Architecture, plan: Plan, cluster: Cluster, *, batch: Scalar) -> Bool[Array, ""]:
     """Whether the plan can be run, memory aside (`Step.fits` says that)."""
-    return hold(RULES, Case(model, plan, cluster, sequences))
+    return hold(RULES, Case(model, plan, cluster, batch))
 
 
-def problems(model: Architecture, plan: Plan, cluster: Cluster, sequences: Scalar) -> list[str]:
+def problems(model: Architecture, plan: Plan, cluster: Cluster, *, batch: Scalar) -> list[str]:
     """What keeps a plan from being run; empty for a legal one."""
-    return broken(RULES, Case(model, plan, cluster, sequences))
+    return broken(RULES, Case(model, plan, cluster, batch))

@@ -138,7 +138,7 @@ def decode_step(
         node=Node(chip=merged, chips=1.0, link=alone), nodes=1.0, inside=alone, between=alone, segment_nodes=1.0
     )
     nothing_hidden = Overheads(efficiency=IDEAL, hop=0.0, network_hop=0.0, kernel=0.0, overlap=0.0)
-    step = decode(model, Serving(weight_bytes=bytes_per_parameter), cluster, nothing_hidden, batch, 0.0)
+    step = decode(model, Serving(weight_bytes=bytes_per_parameter), cluster, nothing_hidden, batch=batch, context=0.0)
     return DecodeStep(read=step.weights, compute=step.compute)
 
 

@@ -87,9 +87,10 @@ def step(
     model: Architecture,
     plan: Plan,
     cluster: Cluster,
-    sequences: Scalar,
-    sequence: Scalar,
-    share: Efficiency,
+    *,
+    batch: Scalar,
+    sequence_length: Scalar,
+    efficiency: Efficiency,
     imbalance: Scalar = 1.0,
 ) -> Step:
     """One training step of any architecture under any plan on any cluster.
@@ -104,9 +105,9 @@ def step(
         model: what is trained.
         plan: how it is laid out; its overlaps say what share of the traffic is hidden, as far as compute lasts.
         cluster: on what; its chips beyond the plan's idle.
-        sequences: of a step, over all replicas.
-        sequence: s, tokens of one.
-        share: of the peaks that programs reach.
+        batch: sequences of a step, over all replicas.
+        sequence_length: s, tokens of a sequence.
+        efficiency: what share of the peaks programs reach.
         imbalance: tokens of the fullest expert over the mean.
 
     Returns:
@@ -117,14 +118,14 @@ def step(
 
     Source: narayanan2021megatron, korthikanti2023reducing; each part names its own.
     """
-    check_arguments("step", FINITE, sequences=sequences, sequence=sequence)
+    check_arguments("step", FINITE, batch=batch, sequence_length=sequence_length)
     check_arguments("step", AT_LEAST_ONE, imbalance=imbalance)
-    net = derate(cluster, share)
+    net = derate(cluster, efficiency)
     chip = cluster.node.chip
-    peak, bandwidth = chip.flops_16bit, chip.memory_bandwidth * share.memory
+    peak, bandwidth = chip.flops_16bit, chip.memory_bandwidth * efficiency.memory
     t, p = plan.tensor, plan.pipeline
-    tokens = plan.micro_batch * sequence
-    micro_batches = plan.micro_batches(sequences)
+    tokens = plan.micro_batch * sequence_length
+    micro_batches = plan.micro_batches(batch)
     layers = plan.stage_layers(model)
     full, selective = plan.recompute >= Recompute.FULL, plan.recompute >= Recompute.SELECTIVE
 
@@ -138,17 +139,19 @@ def step(
         experts=model.experts / plan.expert * imbalance,
         expert_tokens=tokens * model.top_k * plan.expert / model.experts,  # from all its replicas
         peak=peak,
-        efficiency=share,
+        efficiency=efficiency,
     )
-    scores = score_seconds(model, plan, tokens, sequence, peak, share)
-    kept, kept_scores = activation_bytes(model, plan, sequence)
+    scores = score_seconds(
+        model, plan, tokens=tokens, sequence_length=sequence_length, peak=peak, efficiency=efficiency
+    )
+    kept, kept_scores = activation_bytes(model, plan, sequence_length)
     traffic, score_traffic = (2 * size / bandwidth for size in (kept, kept_scores))  # written once, read once
     ring = net.slowest_link(t)  # beyond a node, tensor ways go at the network's pace
     reduce = collectives.all_reduce(VALUE * tokens * model.d_model, t, ring.bandwidth, ring.latency)
     send = exchange_experts(model, plan, tokens, net)
 
     # The whole stage: forward once, backward twice; recomputed parts a third time.
-    logits = gemm_seconds(tokens, model.vocabulary / t, model.d_model, peak, share)
+    logits = gemm_seconds(tokens, model.vocabulary / t, model.d_model, peak, efficiency)
     logits = logits + 8 * tokens * model.vocabulary / t / bandwidth  # 32-bit softmax, written and read
     again = jnp.where(full, products + traffic, 0.0) + jnp.where(selective, scores + score_traffic, 0.0)
     work = {
@@ -163,41 +166,42 @@ def step(
         "stages": 2 * plan.chunks * stage_transfer(model, plan, tokens, net),
     }
     compute = sum(work.values())  # seconds of a stage for one micro-batch
-    shown = exposed(sum(talk.values()), plan.overlap_layers, compute)
+    shown = exposed(traffic=sum(talk.values()), overlap=plan.overlap_layers, compute=compute)
     one = work | {name: shown * seconds for name, seconds in talk.items()}
     exchange = exchange_replicas(model, plan, net, micro_batches)
     return Step(
         **{name: micro_batches * seconds for name, seconds in one.items()},
         bubble=bubble(p, plan.chunks) * sum(one.values()),
-        replicas=exchange * exposed(exchange, plan.overlap, compute * exchange_window(plan, micro_batches)),
+        replicas=exchange
+        * exposed(traffic=exchange, overlap=plan.overlap, compute=compute * exchange_window(plan, micro_batches)),
         optimizer=optimizer_seconds(model, plan, bandwidth),
-        model_flop=sequences * sequence * model.flop_per_token(sequence, backward=True).total,
-        hardware_flop=hardware_flop(model, plan, sequences, sequence),
+        model_flop=batch * sequence_length * model.flop_per_token(sequence_length, backward=True).total,
+        hardware_flop=hardware_flop(model, plan, batch=batch, sequence_length=sequence_length),
         peak=plan.chips * peak,
         chips=plan.chips,
-        tokens=sequences * sequence,
-        memory=memory(model, plan, sequences, sequence),
+        tokens=batch * sequence_length,
+        memory=memory(model, plan, batch=batch, sequence_length=sequence_length),
         memory_limit=chip.memory,
-        legal=legal(model, plan, cluster, sequences),
+        legal=legal(model, plan, cluster, batch=batch),
     )
 
 
-def exposed(traffic: Scalar, overlap: Scalar, compute: Scalar) -> Scalar:
+def exposed(*, traffic: Scalar, overlap: Scalar, compute: Scalar) -> Scalar:
     """Share of the seconds of traffic that compute does not hide: it hides what is wanted, and no more than it has."""
     return 1 - jnp.minimum(overlap, compute / jnp.maximum(traffic, 1e-30))
 
 
 def score_seconds(
-    model: Architecture, plan: Plan, tokens: Scalar, sequence: Scalar, peak: Scalar, share: Efficiency
+    model: Architecture, plan: Plan, *, tokens: Scalar, sequence_length: Scalar, peak: Scalar, efficiency: Efficiency
 ) -> Scalar:
     """Seconds of attention scores and values of a layer, forward: one s x s product a head each.
 
     Kernels that keep scores on the chip skip the half that causality masks (dao2022flashattention).
     """
     half = 1 - 0.5 * plan.fused_attention
-    waste = 1 + share.half_size * (2 / sequence + 1 / model.attention.head_dim)
-    flop = tokens * sequence * model.attention.score_flop() / plan.tensor
-    return half * flop * waste / (peak * share.matmul)
+    waste = 1 + efficiency.half_size * (2 / sequence_length + 1 / model.attention.head_dim)
+    flop = tokens * sequence_length * model.attention.score_flop() / plan.tensor
+    return half * flop * waste / (peak * efficiency.matmul)
 
 
 def exchange_experts(model: Architecture, plan: Plan, tokens: Scalar, net: Cluster) -> Scalar:
@@ -268,11 +272,11 @@ def optimizer_seconds(model: Architecture, plan: Plan, bandwidth: Scalar) -> Sca
     return state_parameters(model, plan, 1) * 28.0 / bandwidth
 
 
-def hardware_flop(model: Architecture, plan: Plan, sequences: Scalar, sequence: Scalar) -> Scalar:
+def hardware_flop(model: Architecture, plan: Plan, *, batch: Scalar, sequence_length: Scalar) -> Scalar:
     """FLOP of a step with those that are computed again; the logits never are."""
-    forward = model.flop_per_token(sequence)
+    forward = model.flop_per_token(sequence_length)
     layers = forward.total - forward.unembedding
     again = jnp.where(
         plan.recompute >= Recompute.FULL, layers, jnp.where(plan.recompute >= Recompute.SELECTIVE, forward.scores, 0.0)
     )
-    return sequences * sequence * (3 * forward.total + again)
+    return batch * sequence_length * (3 * forward.total + again)

@@ -174,7 +174,14 @@ def _sent(case: Case, moved: Counter[tuple[str, tuple[str, ...]]]) -> Iterable[R
     cluster = Cluster(
         node=Node(chip=chip, chips=float(case.devices), link=one), nodes=1.0, inside=one, between=one, segment_nodes=1.0
     )
-    step = training.step(c.architecture, case.plan, cluster, float(case.sequences), float(c.context), IDEAL)
+    step = training.step(
+        c.architecture,
+        case.plan,
+        cluster,
+        batch=float(case.sequences),
+        sequence_length=float(c.context),
+        efficiency=IDEAL,
+    )
 
     def sent(kind: str, axes: tuple[str, ...], size: int) -> float:
         if kind == "collective-permute":

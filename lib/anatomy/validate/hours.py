@@ -45,7 +45,9 @@ class Training:
     @property
     def by_parameters(self) -> float:
         """Utilisation that the hours imply by the rule of thumb, 6 N D, with N the parameters that a token uses."""
-        return float(training_flop(self.model.parameters.active, self.tokens)) / (self.chip_seconds * self.peak)
+        return float(training_flop(parameters=self.model.parameters.active, tokens=self.tokens)) / (
+            self.chip_seconds * self.peak
+        )
 
     @property
     def by_flop(self) -> float:
@@ -62,7 +64,9 @@ class Training:
             plan = self.plan or plain_plan(
                 self.model, self.cluster, self.sequences, self.sequence, self.chip, self.fused_attention
             )
-            return step(self.model, plan, self.cluster, self.sequences, self.sequence, share)
+            return step(
+                self.model, plan, self.cluster, batch=self.sequences, sequence_length=self.sequence, efficiency=share
+            )
 
 
 def plain_plan(
@@ -83,14 +87,16 @@ def plain_plan(
     Raises:
         ValueError: there is none.
     """
-    plans = every_plan(model, cluster, sequences, tensor_most=int(cluster.node.chips))
+    plans = every_plan(model, cluster, batch=sequences, tensor_most=int(cluster.node.chips))
     whole = np.mod(sequences, plans["data"] * plans["micro_batch"]) == 0
     busy = plans["tensor"] * plans["pipeline"] * plans["data"] == cluster.chips
     like = Plan(fused_attention=float(fused_attention))
     chosen = {name: column[whole & busy] for name, column in plans.items()}
     if not len(chosen["data"]):
         raise ValueError(f"no plan lays {sequences:g} sequences over {cluster.chips:g} chips without a rest")
-    found = search(model, cluster, sequences, sequence, efficiency(key), like, chosen)
+    found = search(
+        model, cluster, batch=sequences, sequence_length=sequence, efficiency=efficiency(key), like=like, plans=chosen
+    )
     return found.plan(found.best(), like)
 
 

@@ -64,7 +64,14 @@ class Run:
         """The cost model's step of this run, in double precision; with other constants, if given."""
         with jax.enable_x64(True):
             constants = share if share is not None else efficiency(self.chip)
-            return step(self.model, self.plan, self.cluster, self.sequences, self.sequence, constants)
+            return step(
+                self.model,
+                self.plan,
+                self.cluster,
+                batch=self.sequences,
+                sequence_length=self.sequence,
+                efficiency=constants,
+            )
 
     @property
     def peak(self) -> float:
@@ -75,7 +82,7 @@ class Run:
     def least_flop(self) -> float:
         """FLOP of a token that the plan cannot avoid: what it computes again counts, what kernels skip does not."""
         length = (self.sequence + 1) / 2 if self.plan.fused_attention else self.sequence
-        return float(hardware_flop(self.model, self.plan, 1.0, length)) / length
+        return float(hardware_flop(self.model, self.plan, batch=1.0, sequence_length=length)) / length
 
 
 class Measure(NamedTuple):
@@ -145,7 +152,7 @@ def run_of(row: dict[str, Any]) -> Run:
             f"run.sequences is {sequences:g}; allowed: a multiple of data x micro_batch "
             f"({plan.data:g} x {plan.micro_batch:g})"
         )
-    if problems := legality.problems(model, plan, cluster, sequences):
+    if problems := legality.problems(model, plan, cluster, batch=sequences):
         raise ValueError(f"the plan cannot be run: {'; '.join(problems)}")
     published, tokens_trained = published_of(row["published"])
     run = Run(

@@ -114,14 +114,15 @@ class Served:
     def predict(self, constants: Overheads | None = None) -> Prediction:
         """The cost model's passes, in double precision; with other constants, if given."""
         with jax.enable_x64(True):
-            asked = self.model, self.plan, self.cluster, constants or self.constants, self.sequences / self.plan.data
+            asked = self.model, self.plan, self.cluster, constants or self.constants
+            batch = self.sequences / self.plan.data
             read = step = None
             if self.prompt and self.cached:
-                read = decode(*asked, self.cached, self.prompt)
+                read = decode(*asked, batch=batch, context=self.cached, tokens=self.prompt)
             elif self.prompt:
-                read = prefill(*asked, self.prompt)
+                read = prefill(*asked, batch=batch, prompt=self.prompt)
             if self.steps:
-                step = decode(*asked, self.cached + self.prompt + self.answer / 2)
+                step = decode(*asked, batch=batch, context=self.cached + self.prompt + self.answer / 2)
         return Prediction(read, step, self.steps)
 
     def error(self, constants: Overheads | None = None) -> float:
@@ -244,7 +245,9 @@ def check_possible(run: Served) -> None:
     """
     context, sequences = run.cached + run.prompt + run.answer, run.sequences / float(run.plan.data)
     capacity = float(run.cluster.node.chip.memory) * GIB
-    if (needed := float(memory(run.model, run.plan, sequences, context).total)) > MEMORY_MARGIN * capacity:
+    if (
+        needed := float(memory(run.model, run.plan, batch=sequences, context=context).total)
+    ) > MEMORY_MARGIN * capacity:
         raise ValueError(
             f"the plan needs {needed:.3g} bytes a chip by the memory model; allowed: at most {MEMORY_MARGIN} times the "
             f"chip's {capacity:.3g}"

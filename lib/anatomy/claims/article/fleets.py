@@ -20,6 +20,6 @@ def able_fleets(days: float = 100.0, utilisation: float = 0.34) -> list[str]:
     able = []
     for key, fleet in distinct_fleets().items():
         peak = catalogue.chip(fleet["chip"]).flops_16bit
-        if training_days(flop, fleet["chips"], peak, utilisation) <= days:
+        if training_days(flop=flop, chips=fleet["chips"], peak=peak, utilisation=utilisation) <= days:
             able.append(key)
     return able

@@ -39,7 +39,7 @@ def fronts(
     found, widths = {}, np.asarray(weight_bytes, float)
     for (index, key), context in itertools.product(enumerate(keys), contexts):
         largest = cluster(key, max(chips) / node(key).chips)
-        plans = every_plan(model(), largest, BATCHES)
+        plans = every_plan(model(), largest, batch=BATCHES)
         count = len(plans["tensor"])
         plans = {name: np.tile(column, len(widths)) for name, column in plans.items()}
         plans["weight_bytes"] = np.repeat(widths, count)  # one program for all precisions
@@ -57,8 +57,8 @@ def told(key: str, weight_bytes: float, context: float) -> Columns:
     plan, there = SERVING.replace(weight_bytes=weight_bytes), machine(key)
 
     def outcome(sequences: Scalar) -> dict[str, Scalar]:
-        made = decode(model(), plan, there, overheads(key), sequences, context)
-        held = memory(model(), plan, sequences, context).total
+        made = decode(model(), plan, there, overheads(key), batch=sequences, context=context)
+        held = memory(model(), plan, batch=sequences, context=context).total
         numbers = {"seconds": made.seconds, "chip_seconds": made.chips * made.seconds / made.tokens, "memory": held}
         return numbers | {name: jnp.asarray(getattr(plan, name), float) for name in SEARCHED if name != "sequences"}
 

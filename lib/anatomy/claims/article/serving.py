@@ -35,12 +35,12 @@ def served(
         plan: the layout.
         how: further arguments of `decode`.
     """
-    return decode(model(), plan, machine(key), overheads(key), sequences, context, **how)
+    return decode(model(), plan, machine(key), overheads(key), batch=sequences, context=context, **how)
 
 
 def room(model: Architecture, plan: Serving, key: str = "a100_sxm_40gb", context: float = CONTEXT) -> float:
     """Sequences in flight for which there is memory."""
-    return float(largest_batch(model, plan, chip(key).memory, context))
+    return float(largest_batch(model, plan, chip_memory=chip(key).memory, context=context))
 
 
 def as_billions(value: float) -> str:

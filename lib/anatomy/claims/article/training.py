@@ -38,12 +38,16 @@ def run(plan: Plan = ARTICLE, on: Cluster | None = None, model: Architecture | N
     with jax.enable_x64(True):
         model = architecture("gpt4") if model is None else model
         on = machine() if on is None else on
-        return training.step(model, plan, on, SEQUENCES, SEQUENCE, efficiency("a100_sxm_40gb"))
+        return training.step(
+            model, plan, on, batch=SEQUENCES, sequence_length=SEQUENCE, efficiency=efficiency("a100_sxm_40gb")
+        )
 
 
 def counted(step: training.Step) -> float:
     """Utilisation of a step as the article counts it: six FLOP a parameter and token, no attention scores."""
-    return float(training_flop(printed("arch.active_params"), step.tokens) / (step.seconds * step.peak))
+    return float(
+        training_flop(parameters=printed("arch.active_params"), tokens=step.tokens) / (step.seconds * step.peak)
+    )
 
 
 def peak(key: str = "a100_sxm_40gb") -> float:
@@ -82,8 +86,18 @@ def article_run(
     epoch, fabric = record("epoch_gpt4"), machine()
     watts = epoch["watts"] / epoch["chips"]
     prices = Prices(rent=printed("train.price_a100"), purchase=purchase, watts=watts, energy=energy)
-    size = (SEQUENCES, SEQUENCE, efficiency("a100_sxm_40gb"), printed("data.tokens") if tokens is None else tokens)
-    return training_run(architecture("gpt4"), chunked(chunks), fabric, *size, article_failures(), prices, **ramp)
+    return training_run(
+        architecture("gpt4"),
+        chunked(chunks),
+        fabric,
+        batch=SEQUENCES,
+        sequence_length=SEQUENCE,
+        efficiency=efficiency("a100_sxm_40gb"),
+        tokens=printed("data.tokens") if tokens is None else tokens,
+        failures=article_failures(),
+        prices=prices,
+        **ramp,
+    )
 
 
 def counted_run(chunks: float) -> float:
@@ -93,4 +107,6 @@ def counted_run(chunks: float) -> float:
 
 def article_dollars() -> float:
     """Rent of the run: the article's chips, the middle of its days, its price."""
-    return rented_dollars(printed("train.gpus"), printed("train.days"), printed("train.price_a100"))
+    return rented_dollars(
+        chips=printed("train.gpus"), days=printed("train.days"), dollars_per_hour=printed("train.price_a100")
+    )

@@ -41,8 +41,8 @@ def davinci(context: float = 2048.0) -> Pass:
         context: tokens of each sequence in the cache.
     """
     shape, plan, box = architecture("gpt3_175b"), Serving(tensor=8.0), cluster("a100_sxm_80gb", 1)
-    most = largest_batch(shape, plan, box.node.chip.memory, context)
-    return decode(shape, plan, box, overheads("a100_sxm_40gb"), most, context)
+    most = largest_batch(shape, plan, chip_memory=box.node.chip.memory, context=context)
+    return decode(shape, plan, box, overheads("a100_sxm_40gb"), batch=most, context=context)
 
 
 def chip_seconds(made: Pass) -> float:

@@ -22,7 +22,7 @@ SHORT = 100.0  # tokens in the cache
 
 def box(sequences: float) -> Pass:
     """A decode step of a dense 175B on eight H100 with weights and arithmetic in 8 bits, and a short context."""
-    return decode(architecture(DENSE), BOX, cluster(H100, 1), overheads("h100_sxm"), sequences, SHORT)
+    return decode(architecture(DENSE), BOX, cluster(H100, 1), overheads("h100_sxm"), batch=sequences, context=SHORT)
 
 
 @check("inf.ft_bad")
@@ -74,7 +74,7 @@ def three(claim: Claim) -> Finding:
 def phases(claim: Claim) -> Finding:
     """Seconds a token of prefill against decode."""
     plan = SERVING.replace(micro_batches=1.0, cache_by_sequence=0.0)  # one user's cache is not split by sequences
-    read = prefill(model(), plan, machine(), overheads("a100_sxm_40gb"), 1.0, 2048.0)
+    read = prefill(model(), plan, machine(), overheads("a100_sxm_40gb"), batch=1.0, prompt=2048.0)
     write = served(1.0, plan=plan)
     ratio = float(write.seconds) / (float(read.seconds) / 2048)
     return decide(
@@ -127,7 +127,7 @@ def utilisation(claim: Claim) -> Finding:
 @check("inf.balance")
 def balance(claim: Claim) -> Finding:
     """Share of a decode step that goes into reading and into arithmetic."""
-    most = float(largest_batch(architecture(DENSE), BOX, chip(H100).memory, SHORT))
+    most = float(largest_batch(architecture(DENSE), BOX, chip_memory=chip(H100).memory, context=SHORT))
     apart = [box(n) for n in (1.0, most)]
     reads = [float((made.weights + made.cache) / made.seconds) for made in apart]
     return decide(
@@ -303,7 +303,7 @@ def more_chips(claim: Claim) -> Finding:
     small = SERVING
     large = SERVING.replace(pipeline=2.0, head=1.0, data=16.0, expert=16.0, micro_batches=2.0)
     few = served(2048.0)
-    many = decode(model(), large, wide, constants, 4096.0 / 16, CONTEXT)
+    many = decode(model(), large, wide, constants, batch=4096.0 / 16, context=CONTEXT)
     rooms = room(model(), small), 16 * room(model(), large)
     held = 2 * float(held_weights(model(), large)) / 1e9
     return decide(

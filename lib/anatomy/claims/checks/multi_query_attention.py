@@ -45,7 +45,7 @@ def step(
         shape: the model, by default the article's with one key head.
     """
     there = cluster(key, plan.chips / node(key).chips)
-    return decode(shape or model(), plan, there, overheads(key), sequences, context)
+    return decode(shape or model(), plan, there, overheads(key), batch=sequences, context=context)
 
 
 def price(sequences: Scalar, context: Scalar, plan: Serving = SERVING, key: str = A100) -> float:
@@ -91,7 +91,7 @@ def one_head(claim: Claim) -> Finding:
 def long_context(claim: Claim) -> Finding:
     """Sequences of 32k that 128 chips of 40 GB hold, and what their tokens cost."""
     each = SERVING.tensor * SERVING.pipeline
-    held = float(memory(model(), SERVING, each, LONG).total)
+    held = float(memory(model(), SERVING, batch=each, context=LONG).total)
     batches = [room(model(), plan, context=LONG) for plan in (SERVING, INT8, BY_HEADS)]
     dear = [price(max(n, 1.0), LONG, plan) for n, plan in zip(batches, (SERVING, INT8, BY_HEADS), strict=True)]
     sold = record("api_prices")["gpt4_32k"]["out"] * 1e3

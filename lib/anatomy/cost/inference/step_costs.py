@@ -125,6 +125,14 @@ class Modelled:
         attended = work.attended / tokens
         rows = (work.sequences + work.reading) / turns
         parts, slowest = through_stages(
-            self.model, self.plan, self.cluster, self.constants, each, attended, work.cached / turns, rows, rows
+            self.model,
+            self.plan,
+            self.cluster,
+            self.constants,
+            n=each,
+            attended=attended,
+            cached=work.cached / turns,
+            batch=rows,
+            predicted=rows,
         )
         return jnp.maximum(sum(parts.values()), turns * slowest)

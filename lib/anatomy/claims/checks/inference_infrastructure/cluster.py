@@ -154,7 +154,7 @@ def eight_bits(claim: Claim) -> Finding:
 @check("g4i.fits40")
 def fits(claim: Claim) -> Finding:
     """What is left for the cache on 40 GB, with one key head and with as many as query heads."""
-    left = float(chip("a100_sxm_40gb").memory - memory(model(), SERVING, 0.0, CONTEXT).total)
+    left = float(chip("a100_sxm_40gb").memory - memory(model(), SERVING, batch=0.0, context=CONTEXT).total)
     one, many = room(model(), SERVING), room(architecture("gpt4"), SERVING.replace(cache_by_sequence=0.0))
     share = float(sequence_cache(model(), SERVING, CONTEXT))
     return decide(

@@ -38,7 +38,9 @@ def fastest_depth(overlap: float) -> int:
 def found(key: str) -> Found:
     """All legal plans for GPT-4 on a machine."""
     share = efficiency(key)
-    return search(architecture("gpt4"), machine(key), SEQUENCES, SEQUENCE, share, ARTICLE)
+    return search(
+        architecture("gpt4"), machine(key), batch=SEQUENCES, sequence_length=SEQUENCE, efficiency=share, like=ARTICLE
+    )
 
 
 def whole_experts(plans: Found) -> Bool[np.ndarray, "plans"]:

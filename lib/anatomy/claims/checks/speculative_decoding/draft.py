@@ -41,7 +41,18 @@ def dense(
 ) -> Round:
     """A round of speculation of a dense 175B on one node."""
     constants = overheads("a100_sxm_40gb")
-    return speculate(architecture(DENSE), small(), plan, plan, box(), constants, sequences, context, length, alignment)
+    return speculate(
+        architecture(DENSE),
+        small(),
+        plan,
+        plan,
+        box(),
+        constants,
+        batch=sequences,
+        context=context,
+        length=length,
+        acceptance_rate=alignment,
+    )
 
 
 def routed(
@@ -64,7 +75,17 @@ def routed(
     """
     constants = overheads("a100_sxm_40gb")
     return speculate(
-        model(), small(), plan, draft_plan, machine(), constants, sequences, CONTEXT, length, alignment, **how
+        model(),
+        small(),
+        plan,
+        draft_plan,
+        machine(),
+        constants,
+        batch=sequences,
+        context=CONTEXT,
+        length=length,
+        acceptance_rate=alignment,
+        **how,
     )
 
 

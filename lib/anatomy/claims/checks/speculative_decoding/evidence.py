@@ -70,7 +70,7 @@ def source(claim: Claim) -> Finding:
 
 def output_over_input(sequences: float) -> float:
     """Cost of a token of the answer over one of the prompt, on the article's cluster."""
-    read = prefill(model(), SERVING, machine(), overheads("a100_sxm_40gb"), 16.0, 2048.0)
+    read = prefill(model(), SERVING, machine(), overheads("a100_sxm_40gb"), batch=16.0, prompt=2048.0)
     write = served(sequences, context=CONTEXT)
     return float(write.dollars_per_million(1.0) / read.dollars_per_million(1.0))
 

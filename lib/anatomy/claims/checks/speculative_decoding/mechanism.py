@@ -27,7 +27,7 @@ from anatomy.specs import architecture, chip
 @check("sd.prefill")
 def parallel(claim: Claim) -> Finding:
     """Milliseconds of a token of the prompt and of the answer."""
-    read = prefill(model(), SERIAL, machine(), overheads("a100_sxm_40gb"), 1.0, 2048.0)
+    read = prefill(model(), SERIAL, machine(), overheads("a100_sxm_40gb"), batch=1.0, prompt=2048.0)
     write = served(1.0, plan=SERIAL, context=2048.0)
     ratio = float(write.seconds) * 2048 / float(read.seconds)
     return decide(

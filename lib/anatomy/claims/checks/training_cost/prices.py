@@ -17,12 +17,12 @@ DENSE_RATIO = 20.0  # tokens a parameter, as the article's charts have it
 def fp8_rate() -> float:
     """FLOP/s of a chip in DeepSeek-V3's training, on average: the largest run in FP8 whose hours are public."""
     run = record("deepseek_v3_run")
-    return training_flop(run["active_parameters"], run["tokens"]) / (run["gpu_hours"] * 3600)
+    return training_flop(parameters=run["active_parameters"], tokens=run["tokens"]) / (run["gpu_hours"] * 3600)
 
 
 def table_dollars(parameters: float, share: float) -> float:
     """Rent of A100 for a dense model with 20 tokens a parameter, at a share of peak: the article's cost chart."""
-    flop = training_flop(parameters, DENSE_RATIO * parameters)
+    flop = training_flop(parameters=parameters, tokens=DENSE_RATIO * parameters)
     return flop / (peak() * share) / 3600 * record("brick_wall_table")["dollars_per_hour"]
 
 
@@ -47,11 +47,11 @@ def price_a100(claim: Claim) -> Finding:
 def cost_63M(claim: Claim) -> Finding:
     """Chips, hours and price; and what would give the printed sum."""
     chips, price = printed("train.gpus"), printed("train.price_a100")
-    low, high = (rented_dollars(chips, d, price) for d in ends("train.days"))
+    low, high = (rented_dollars(chips=chips, days=d, dollars_per_hour=price) for d in ends("train.days"))
     value = article_dollars()
-    days_needed = claim.value / rented_dollars(chips, 1.0, price)
+    days_needed = claim.value / rented_dollars(chips=chips, days=1.0, dollars_per_hour=price)
     price_needed = claim.value / (value / price)
-    share = utilisation(printed("train.flops"), chips, peak(), days_needed)
+    share = utilisation(flop=printed("train.flops"), chips=chips, peak=peak(), days=days_needed)
     return compare(
         claim,
         value,
@@ -152,10 +152,10 @@ def h100_days(claim: Claim) -> Finding:
     """Days at the fastest published rate, and the rate that 55 days need."""
     flop, chips, top = printed("train.flops"), printed("train.h100_n"), peak("h100_sxm")
     fast, slow = record("megatron_core_h100"), record("llama3_run")
-    value = training_days(flop, chips, fast["tflops"] * 1e12, 1.0)
-    needed = utilisation(flop, chips, top, claim.value)
+    value = training_days(flop=flop, chips=chips, peak=fast["tflops"] * 1e12, utilisation=1.0)
+    needed = utilisation(flop=flop, chips=chips, peak=top, days=claim.value)
     gtc = record("gtc_moe")
-    keynote = utilisation(gtc["flop"], gtc["chips"], top, gtc["days"])
+    keynote = utilisation(flop=gtc["flop"], chips=gtc["chips"], peak=top, days=gtc["days"])
     return compare(
         claim,
         value,
@@ -171,11 +171,16 @@ def h100_days(claim: Claim) -> Finding:
 @check("train.h100_cost")
 def h100_cost(claim: Claim) -> Finding:
     """Chips, hours and price."""
-    value = rented_dollars(printed("train.h100_n"), printed("train.h100_days"), printed("train.h100_price"))
-    slower = training_days(
-        printed("train.flops"), printed("train.h100_n"), record("megatron_core_h100")["tflops"] * 1e12, 1.0
+    value = rented_dollars(
+        chips=printed("train.h100_n"), days=printed("train.h100_days"), dollars_per_hour=printed("train.h100_price")
     )
-    more = rented_dollars(printed("train.h100_n"), slower, printed("train.h100_price"))
+    slower = training_days(
+        flop=printed("train.flops"),
+        chips=printed("train.h100_n"),
+        peak=record("megatron_core_h100")["tflops"] * 1e12,
+        utilisation=1.0,
+    )
+    more = rented_dollars(chips=printed("train.h100_n"), days=slower, dollars_per_hour=printed("train.h100_price"))
     return compare(
         claim,
         value,
@@ -189,7 +194,9 @@ def h100_cost(claim: Claim) -> Finding:
 @check("train.h100_speed")
 def h100_speed(claim: Claim) -> Finding:
     """The ratio that the numbers imply, and the one that published rates give."""
-    own = utilisation(printed("train.flops"), printed("train.gpus"), 1.0, printed("train.days"))  # FLOP/s of a chip
+    own = utilisation(
+        flop=printed("train.flops"), chips=printed("train.gpus"), peak=1.0, days=printed("train.days")
+    )  # FLOP/s of a chip
     implied = (printed("train.gpus") * printed("train.days")) / (printed("train.h100_n") * printed("train.h100_days"))
     fast = record("megatron_core_h100")
     value = fast["tflops"] * 1e12 / own
@@ -211,14 +218,15 @@ def scatter(claim: Claim) -> Finding:
     rows = {"gpt3_175b": record("gpt3_run"), "llama31_405b": record("llama3_run")}
     errors = [
         training_flop(
-            float(architecture(key).parameters.active), catalogue.entry("architectures", key)["published_tokens"]
+            parameters=float(architecture(key).parameters.active),
+            tokens=catalogue.entry("architectures", key)["published_tokens"],
         )
         / made["flop"]
         - 1
         for key, made in rows.items()
     ]
     worst = max(map(abs, errors))
-    line = training_flop(70e9, DENSE_RATIO * 70e9)
+    line = training_flop(parameters=70e9, tokens=DENSE_RATIO * 70e9)
     first, second = (float(chinchilla(key).optimum(printed("train.flops"))[0]) for key in ("chinchilla", "besiroglu"))
     return decide(
         claim,

@@ -32,7 +32,7 @@ from anatomy.specs.units import DAY, readable
 @check("train.flops")
 def flops(claim: Claim) -> Finding:
     """Six FLOP for each active parameter and token; what attention scores add."""
-    value = training_flop(printed("arch.active_params"), printed("data.tokens"))
+    value = training_flop(parameters=printed("arch.active_params"), tokens=printed("data.tokens"))
     made = run()
     scores = float(made.model_flop / made.tokens) * printed("data.tokens") / value - 1
     low, high = record("epoch_gpt4")["flop_interval"]
@@ -65,8 +65,8 @@ def gpus(claim: Claim) -> Finding:
 def days(claim: Claim) -> Finding:
     """Days by the identity, at both ends of the utilisation, and by the cost model."""
     flop, chips = printed("train.flops"), printed("train.gpus")
-    value = training_days(flop, chips, peak(), printed("train.mfu"))
-    most, least = (training_days(flop, chips, peak(), share) for share in ends("train.mfu"))
+    value = training_days(flop=flop, chips=chips, peak=peak(), utilisation=printed("train.mfu"))
+    most, least = (training_days(flop=flop, chips=chips, peak=peak(), utilisation=share) for share in ends("train.mfu"))
     plain, woven = (float(article_run(v).days) for v in (1.0, 8.0))
     return compare(
         claim,
@@ -83,7 +83,7 @@ def days(claim: Claim) -> Finding:
 def mfu(claim: Claim) -> Finding:
     """Utilisation by the identity, and by the cost model."""
     flop, chips = printed("train.flops"), printed("train.gpus")
-    value = utilisation(flop, chips, peak(), printed("train.days"))
+    value = utilisation(flop=flop, chips=chips, peak=peak(), days=printed("train.days"))
     plain, woven = (counted(run(chunked(v))) for v in (1.0, 8.0))
     lasting = [counted_run(v) for v in (1.0, 8.0)]
     return compare(

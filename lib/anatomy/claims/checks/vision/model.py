@@ -114,9 +114,9 @@ def adds(claim: Claim) -> Finding:
 @check("vis.2T")
 def tokens(claim: Claim) -> Finding:
     """FLOP, days and dollars of them; and images, if they are patches."""
-    flop = training_flop(printed("arch.active_params"), claim.value)
+    flop = training_flop(parameters=printed("arch.active_params"), tokens=claim.value)
     share = flop / printed("train.flops")
-    days = float(training_days(flop, printed("train.gpus"), peak(), printed("train.mfu")))
+    days = float(training_days(flop=flop, chips=printed("train.gpus"), peak=peak(), utilisation=printed("train.mfu")))
     dollars = [tuning_dollars(chunks) for chunks in (1.0, 8.0)]
     images = claim.value / ENCODER.patches
     return uncheckable(
