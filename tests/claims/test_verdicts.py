@@ -107,19 +107,26 @@ class Noted(dict):
         return super().__getitem__(key)
 
 
+@pytest.fixture(scope="module")
+def seen() -> dict[str, tuple[Finding, dict[str, dict]]]:
+    return {}
+
+
 @pytest.fixture
-def entries_read(settle, monkeypatch):
-    """The entries of the public record that a check reads."""
+def as_it_is(settle, seen, monkeypatch):
+    """The finding of a claim as it is, and the entries of the public record that its check reads; found once."""
 
-    def read(key: str) -> dict[str, dict]:
-        noted = Noted(public.entries())
-        noted.read = set()
-        with monkeypatch.context() as patch:
-            patch.setattr(public, "entries", lambda: noted)
-            settle(key)
-        return {name: dict.__getitem__(noted, name) for name in sorted(noted.read)}
+    def look(key: str) -> tuple[Finding, dict[str, dict]]:
+        if key not in seen:
+            noted = Noted(public.entries())
+            noted.read = set()
+            with monkeypatch.context() as patch:
+                patch.setattr(public, "entries", lambda: noted)
+                found = settle(key)
+            seen[key] = found, {name: dict.__getitem__(noted, name) for name in sorted(noted.read)}
+        return seen[key]
 
-    return read
+    return look
 
 
 @pytest.fixture
@@ -146,9 +153,10 @@ def names_in(entries: dict[str, dict]) -> list:
 
 
 @pytest.mark.parametrize("key", DECIDED)
-def test_another_input_gives_another_verdict(key, settle, verdict, entries_read, monkeypatch):
+def test_another_input_gives_another_verdict(key, settle, verdict, as_it_is, monkeypatch):
     """A threshold, tolerance or name that is declared, the printed number, or a fact of the public record."""
-    claim, before, facts = CLAIMS[key], settle(key).verdict, entries_read(key)
+    claim, (found, facts) = CLAIMS[key], as_it_is(key)
+    before = found.verdict
     for name, term in claim.verdict.terms.items():
         if any(verdict(key, {name: other}) not in (before, None) for other in others(term, names_in(facts))):
             return
@@ -164,9 +172,9 @@ def test_another_input_gives_another_verdict(key, settle, verdict, entries_read,
 
 
 @pytest.mark.parametrize("key, name", TERMS)
-def test_every_term_that_is_declared_can_turn_the_verdict(key, name, verdict, entries_read):
+def test_every_term_that_is_declared_can_turn_the_verdict(key, name, verdict, as_it_is):
     """At some setting of the others, which a term for holding in part needs; so none is declared in vain."""
-    claim, names = CLAIMS[key], names_in(entries_read(key))
+    claim, names = CLAIMS[key], names_in(as_it_is(key)[1])
     states_of = {each: (term, *others(term, names)) for each, term in claim.verdict.terms.items()}
     states = states_of.pop(name)
     for value, *setting in itertools.product(numbers(claim), *states_of.values()):
@@ -177,8 +185,8 @@ def test_every_term_that_is_declared_can_turn_the_verdict(key, name, verdict, en
 
 
 @pytest.mark.parametrize("key", CLAIMS)
-def test_other_words_for_a_claim_change_nothing(key, settle):
-    assert settle(key, claim="What is said in other words", note="A note", original="") == settle(key)
+def test_other_words_for_a_claim_change_nothing(key, settle, as_it_is):
+    assert settle(key, claim="What is said in other words", note="A note", original="") == as_it_is(key)[0]
 
 
 def test_only_what_is_decided_declares_what_it_turns_on():
