@@ -10,7 +10,9 @@ from anatomy.claims import SECTIONS, Finding, Verdict, as_records, claims, findi
 from anatomy.claims.ledger.show import TONES
 from bs4 import BeautifulSoup
 
-ARTICLE, SHOW = (importlib.import_module(f"anatomy.claims.{name}") for name in ("record.article", "ledger.show"))
+ARTICLE, REGISTRY, SHOW = (
+    importlib.import_module(f"anatomy.claims.{name}") for name in ("record.article", "ledger.registry", "ledger.show")
+)
 CLAIMS = claims()
 SOME = "cb.used"  # any claim will do
 
@@ -43,14 +45,19 @@ def test_boxes_say_what_was_found(page):
         assert (box["data-section"], box["data-verdict"]) == (claim.section, found.verdict)
         assert box["data-tone"] == TONES[found.verdict]
         assert f"Evidence: {found.evidence}." in text
+        assert claim.verdict.reason in text
+        for name, term in claim.verdict.terms.items():
+            shown = term if isinstance(term, (str, tuple)) else f"{term:,.9g}"
+            for each in shown if isinstance(shown, tuple) else (shown,):
+                assert re.search(rf"{name.replace('_', ' ')} [^;]*{re.escape(each)}", text), (claim.id, name)
         assert [a["href"] for a in box.select(".rest a")] == [f"references.html#{key}" for key in found.sources]
         assert ("Article:" in text) == (claim.value is not None)
         assert ("Recomputed:" in text) == (found.value is not None)
 
 
 def test_an_open_claim_says_so(monkeypatch):
-    monkeypatch.setattr(ARTICLE, "checks", dict)
-    found = ARTICLE.finding.__wrapped__(SOME)  # what is kept was found with the check
+    monkeypatch.setattr(REGISTRY, "check_of", lambda key: None)
+    found = REGISTRY.finding.__wrapped__(SOME)  # what is kept was found with the check
     monkeypatch.setattr(SHOW, "finding", lambda _: found)
     box = soup(show(SOME))
     assert box.select_one(".verdict").get_text() == "Not checked yet"

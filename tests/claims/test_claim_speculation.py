@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from anatomy.claims import Verdict, finding, get
 from anatomy.claims.checks.speculative_decoding.draft import dense, lengths, routed
-from anatomy.claims.checks.speculative_decoding.gain import BATCHES, USUAL, best_gain
+from anatomy.claims.checks.speculative_decoding.gain import BATCHES, USUAL, best_gains
 from anatomy.claims.checks.speculative_decoding.mechanism import pairs
 from anatomy.claims.ledger.registry import check_of
 
@@ -42,7 +42,7 @@ def test_four_tokens_are_the_best_at_a_batch_that_is_named():
 
 def test_one_user_gains_with_a_dense_model_and_many_with_a_mixture():
     with jax.enable_x64(True):
-        gains = np.array([best_gain(n) for n in (BATCHES[0], 32.0, BATCHES[-1])])
+        gains = best_gains((BATCHES[0], 32.0, BATCHES[-1]))
         alone = lengths(lambda g: dense(1.0, g))
     assert finding("sd.small_batch").verdict is Verdict.PARTLY
     assert gains[0] < get("sd.small_batch").verdict["least_gain"] < gains[1] and gains[2] == pytest.approx(1)

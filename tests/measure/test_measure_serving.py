@@ -1,4 +1,4 @@
-"""What the engine is measured on: the traffic, its recording, and that all of it is served and foretold."""
+"""What the engine is measured on: the traffic, its recording, and that all of it is served and predicted."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import pytest
 from anatomy.cost.inference.answers import Steps
 from anatomy.cost.inference.step_costs import Table
 from anatomy.decode import Plain
-from anatomy.measure import serving as served
+from anatomy.measure import serving
 from anatomy.model import Config, init
 from anatomy.train.data import LENGTH, VOCABULARY
 
@@ -25,9 +25,9 @@ def test_a_recording_names_its_source_and_its_licence():
 
 
 def test_the_recording_comes_at_the_rate_that_is_asked_for_and_keeps_its_rhythm():
-    slow, fast = served.conversations(1.0), served.conversations(4.0)
-    assert len(slow.arrival) == served.COUNT
-    assert served.COUNT / slow.arrival[-1] == pytest.approx(1.0)
+    slow, fast = serving.recorded_requests(1.0), serving.recorded_requests(4.0)
+    assert len(slow.arrival) == serving.COUNT
+    assert serving.COUNT / slow.arrival[-1] == pytest.approx(1.0)
     np.testing.assert_allclose(slow.arrival, 4 * fast.arrival)
     assert (np.diff(slow.arrival) >= 0).all()
     # As the trace has them: its first conversation had 374 tokens of prompt and 44 of answer, 4.3 s before the second.
@@ -36,22 +36,22 @@ def test_the_recording_comes_at_the_rate_that_is_asked_for_and_keeps_its_rhythm(
 
 
 def test_every_traffic_fits_the_engine():
-    for name, requests in served.come(3.0).items():
-        asked = served.asked(requests)
-        assert len(asked) == served.COUNT, name
+    for name, requests in serving.traffics(3.0).items():
+        asked = serving.with_prompts(requests)
+        assert len(asked) == serving.COUNT, name
         assert [len(r.prompt) for r in asked] == np.asarray(requests.prompt).tolist()
-        assert max(r.tokens for r in asked) <= served.LIMITS.room <= LENGTH
+        assert max(r.tokens for r in asked) <= serving.LIMITS.room <= LENGTH
         assert min(r.limit for r in asked) >= 1
-    assert not served.come(3.0)["all at once"].arrival.any()
+    assert not serving.traffics(3.0)["all at once"].arrival.any()
 
 
 def test_steps_that_take_twice_as_long_as_the_table_says_are_found_to():
     table = Table(
         *(np.array(axis, float) for axis in ((0, 16), (32, 192), (0, 64))), np.linspace(0.01, 0.05, 8).reshape(2, 2, 2)
     )
-    some = served.drawn(np.zeros(served.COUNT))
+    some = serving.random_requests(np.zeros(serving.COUNT))
     with jax.enable_x64(True):
-        made = served.foretell(some, Table(*table.axes, 2 * table.seconds), "static")
+        made = serving.predict(some, Table(*table.axes, 2 * table.seconds), "static")
         # The simulation takes equal steps together, and an engine does not.
         count = np.asarray(made.steps.steps).astype(int)
         each = Steps(
@@ -60,7 +60,7 @@ def test_steps_that_take_twice_as_long_as_the_table_says_are_found_to():
                 for n, a in zip(Steps._fields, made.steps, strict=True)
             )
         )
-        assert served.slower(dataclasses.replace(made, steps=each), table) == pytest.approx(2.0, rel=0.1)
+        assert serving.slowdown(dataclasses.replace(made, steps=each), table) == pytest.approx(2.0, rel=0.1)
 
 
 @pytest.fixture
@@ -75,34 +75,36 @@ def small(monkeypatch):
         asked.append((question, rooms))
         return json.loads(json.dumps(answer()))
 
-    monkeypatch.setattr(served, "answered", answered)
-    monkeypatch.setattr(served, "COUNT", FEW)
-    monkeypatch.setattr(served, "GRID", {"sequences": (0, 1, served.SLOTS), "contexts": (32, 192), "prompts": (0, 64)})
-    monkeypatch.setattr(served, "decoder", lambda: Plain(config, init(config, jax.random.key(0)), "all_experts"))
-    served.measured.cache_clear()
+    monkeypatch.setattr(serving, "answered", answered)
+    monkeypatch.setattr(serving, "COUNT", FEW)
+    monkeypatch.setattr(
+        serving, "GRID", {"sequences": (0, 1, serving.SLOTS), "contexts": (32, 192), "prompts": (0, 64)}
+    )
+    monkeypatch.setattr(serving, "decoder", lambda: Plain(config, init(config, jax.random.key(0)), "all_experts"))
+    serving.results.cache_clear()
     yield asked
-    served.measured.cache_clear()
+    serving.results.cache_clear()
 
 
 @pytest.mark.slow
-def test_what_is_measured_is_what_is_foretold(small):
-    found = served.measured()
+def test_what_is_measured_is_what_is_predicted(small):
+    found = serving.results()
     assert set(found) == {"all at once", "by chance", "as recorded"}
     for name, each in found.items():
-        for way in served.POLICIES:
-            clock, told, again = each.measured[way], each.foretold[way], each.corrected[way]
-            assert each.slower[way] > 0
+        for way in serving.POLICIES:
+            clock, predicted, again = each.measured[way], each.predicted[way], each.corrected[way]
+            assert each.slowdown[way] > 0
             if name == "all at once":  # nobody comes while time passes, so all of it is longer
-                speed = float(told.requests_per_second / again.requests_per_second)
-                assert speed == pytest.approx(each.slower[way], rel=1e-6)
-            np.testing.assert_array_equal(clock.output, told.output)
-            np.testing.assert_allclose(clock.arrival, told.arrival, atol=1e-6)
-            assert np.isfinite(told.finish).all()
+                speed = float(predicted.requests_per_second / again.requests_per_second)
+                assert speed == pytest.approx(each.slowdown[way], rel=1e-6)
+            np.testing.assert_array_equal(clock.output, predicted.output)
+            np.testing.assert_allclose(clock.arrival, predicted.arrival, atol=1e-6)
+            assert np.isfinite(predicted.finish).all()
             assert (clock.finish > clock.arrival).all(), name
             assert float(clock.steps.prompt.sum()) == np.asarray(each.requests.prompt).sum()
     # A static batch takes as many steps as its longest answer, and no clock is needed to see it.
     steps = {way: len(made.steps.start) for way, made in found["all at once"].measured.items()}
     assert steps["continuous"] <= steps["static"]
     (question, rooms), *_ = small
-    assert {"decode", "cost"} <= set(rooms)
-    assert str(FEW) in question
+    assert {"decode", "cost", "measure"} <= set(rooms)
+    assert str(FEW) in question and serving.recording() in question

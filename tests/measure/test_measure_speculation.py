@@ -55,23 +55,23 @@ def test_experts_are_counted_as_by_sets(batch, block, seed):
 def test_draws_of_the_law_itself_pass_and_others_do_not():
     rng = np.random.default_rng(1)
     p = rng.dirichlet(np.full(50, 0.5))
-    far, by_chance, likely = draft_quality.against(rng.multinomial(100_000, p), p)
+    far, by_chance, likely = draft_quality.compare_draws(rng.multinomial(100_000, p), p)
     assert far == pytest.approx(by_chance, rel=0.3) and likely > 1e-3
-    far, by_chance, likely = draft_quality.against(rng.multinomial(100_000, 0.95 * p + 0.05 / 50), p)
+    far, by_chance, likely = draft_quality.compare_draws(rng.multinomial(100_000, 0.95 * p + 0.05 / 50), p)
     assert far > 2 * by_chance and likely < 1e-9
 
 
 def test_draws_that_the_law_excludes_are_far_away():
-    far, _, likely = draft_quality.against(np.array([500, 500, 0]), [0.5, 0.0, 0.5])
+    far, _, likely = draft_quality.compare_draws(np.array([500, 500, 0]), [0.5, 0.0, 0.5])
     assert far == pytest.approx(0.5) and likely < 1e-9
 
 
 def test_questions_to_the_cache_are_the_same_in_every_process(monkeypatch):
     asked = []
     for module in (draft_quality, answer_quality):
-        monkeypatch.setattr(module, "once", lambda question, *_: asked.append(question) or {})
+        monkeypatch.setattr(module, "cached", lambda question, *_: asked.append(question) or {})
     laws = draft_quality
-    for ask in (laws.recording, laws.aligned, laws.lossless, answer_quality.scored):
+    for ask in (laws.recording, laws.by_draft, laws.exactness, answer_quality.scores):
         ask.__wrapped__()
     assert len(set(asked)) == 4 and not [question for question in asked if " at 0x" in question]
 
@@ -91,12 +91,12 @@ def test_answers_are_the_drafts_where_all_is_accepted_and_the_targets_where_the_
     with jax.enable_x64(False):
         one, two = Target(SMALL, larger(model().weights), "all_experts"), other()
         draft, how = Model(two.weights, SMALL, chain(2), "all_experts"), sampling(2**13, seed=range(2**13))
-        laws = [draft_quality.law(of, np.array([[1, 2]]))[0, -1].astype(float) for of in (one, two)]
+        laws = [draft_quality.distribution(of, np.array([[1, 2]]))[0, -1].astype(float) for of in (one, two)]
         for rule, mine, others in ((exact, *laws), (Lenient(1e-30), *laws[::-1])):
-            at = answer_quality.begun(one, draft, prompts, most=1)
-            made = answer_quality.answered(one, draft, at, rule, how, end=31, most=1)
+            at = answer_quality.prefilled(one, draft, prompts, most=1)
+            made = answer_quality.answer(one, draft, at, rule, how, end=31, most=1)
             count = np.bincount([said[0] for said in made.tokens], minlength=SMALL.vocabulary)
-            chances = [draft_quality.against(count, law / law.sum())[2] for law in (mine, others)]
+            chances = [draft_quality.compare_draws(count, law / law.sum())[2] for law in (mine, others)]
             assert chances[0] > 1e-3 and chances[1] < 1e-9
             assert (made.accepted == made.judged) == (rule is not exact)
 
@@ -110,14 +110,14 @@ def test_greedy_answers_are_those_of_generation_up_to_their_ends():
         free = generate(SMALL, one.weights, prompts, 6, how, send="all_experts", chunk=8)
         end = free.of(0)[2]
         plain = generate(SMALL, one.weights, prompts, 6, how, [end], send="all_experts", chunk=8)
-        at = answer_quality.begun(one, draft, prompts, most=6)
-        made = answer_quality.answered(one, draft, at, exact, how, end, most=6)
+        at = answer_quality.prefilled(one, draft, prompts, most=6)
+        made = answer_quality.answer(one, draft, at, exact, how, end, most=6)
     assert made.tokens == [plain.of(row) for row in range(len(prompts))]
     assert plain.ended.any() and made.accepted < made.judged
 
 
 def test_gaps_are_the_waits_and_nothing_within_a_round():
-    waits = speculation.gaps({"seconds": [2.0, 3.0], "count": [[3], [1]]})
+    waits = speculation.inter_token_times({"seconds": [2.0, 3.0], "count": [[3], [1]]})
     assert waits.tolist() == [2.0, 0.0, 0.0, 3.0]
 
 
@@ -129,7 +129,7 @@ def test_sequences_begin_again_where_room_ends():
         return {"count": np.array([30, 50])}, at + 50
 
     program = Program(call, lambda: begun.append(0) or 0, batch=2, most=9)
-    found = speculation.timed(program, passes=4)
+    found = speculation.time_passes(program, passes=4)
     assert len(begun) == 2  # 128 tokens are three rounds of 50, and then no room for two of 9
     assert [at for at, _ in seen] == [0, 50, 100, 0, 50, 100]
     assert seen[0][1] == [2, 3] and seen[-1][1] == [4, 5]  # other numbers the second time
@@ -147,24 +147,24 @@ def test_gains_are_made_of_what_was_timed(monkeypatch):
         for batch in speculation.BATCHES
         for length in speculation.lengths_at(batch)
     } | {f"plain {batch}": passes(0.5 * batch) for batch in speculation.BATCHES}
-    monkeypatch.setattr(speculation, "measured", lambda: {"dense": told})
-    assert speculation.alignment("dense") == pytest.approx(4 / 6)
+    monkeypatch.setattr(speculation, "all_passes", lambda: {"dense": told})
+    assert speculation.acceptance_rate("dense") == pytest.approx(4 / 6)
     for length, batch in [(1, 1), (8, 16), (4, 64)]:
         made = speculation.gain("dense", length, batch)
-        assert made.tokens == 3 and made.draft == pytest.approx(0.5) and made.block == pytest.approx(2)
-        assert made.measured == pytest.approx(3 * 0.5 / (1 + 0.25 * length))
+        assert made.tokens == 3 and made.draft_cost == pytest.approx(0.5) and made.block_cost == pytest.approx(2)
+        assert made.speed_up == pytest.approx(3 * 0.5 / (1 + 0.25 * length))
         # The account closes: the formula with what was measured is what was measured.
-        assert made.tokens / (length * made.draft + made.block) == pytest.approx(made.measured)
+        assert made.tokens / (length * made.draft_cost + made.block_cost) == pytest.approx(made.speed_up)
 
 
 def test_programs_step_and_draft_as_they_are_told(monkeypatch):
     made = model()
     monkeypatch.setattr(speculation, "ROOM", 16)
-    monkeypatch.setattr(speculation, "begun", lambda batch: np.arange(batch, dtype=np.int32))
+    monkeypatch.setattr(speculation, "first_tokens", lambda batch: np.arange(batch, dtype=np.int32))
     with jax.enable_x64(False):
         draft = speculation.Model(made.weights, made.config, chain(2), "all_experts")
-        step, around = speculation.plain(made, 2), speculation.speculative(made, draft, 2)
-        assert speculation.timed(step, 3)["count"] == [[1, 1]] * 3
-        full, none = speculation.timed(around, 3), speculation.timed(around, 3, wanted=0)
+        step, around = speculation.plain_step(made, 2), speculation.speculation_step(made, draft, 2)
+        assert speculation.time_passes(step, 3)["count"] == [[1, 1]] * 3
+        full, none = speculation.time_passes(around, 3), speculation.time_passes(around, 3, wanted=0)
     assert full["count"] == [[3, 3]] * 3 and full["accepted"] == [[2, 2]] * 3  # it drafts for itself
     assert none["count"] == [[1, 1]] * 3 and none["judged"] == [[0, 0]] * 3

@@ -1,6 +1,6 @@
 """What rules of acceptance cost a task: answers of the tuned small model, by speculation, that are scored.
 
-Nothing here depends on the clock: answers have seeds, and are kept since they take a while.
+Nothing here depends on the clock: answers have seeds, and are cached since they take a while.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ from anatomy.decode import (
 )
 from anatomy.decode.accepting import Rule
 from anatomy.decode.speculative import At, Round, started
-from anatomy.measure.draft_quality import ALL, small
-from anatomy.measure.speculation import FOUR, ROOM, Target, once
+from anatomy.measure.draft_quality import ALL, trained_model
+from anatomy.measure.speculation import FOUR, ROOM, Target, cached
 from anatomy.model import Config, Weights, apart
 from anatomy.model.dispatch import Dispatch
 from anatomy.train import instructions, recipes, tokens
@@ -56,36 +56,37 @@ def half_tuned() -> Target:
     return Target(after.config.replace(context=ROOM), apart(weights), ALL)
 
 
-class Scored(NamedTuple):
+class Score(NamedTuple):
     """Answers under a rule."""
 
-    right: float  # share of the answers
-    less: float  # than of plain decoding
-    error: float  # of that, standard: as it differs from question to question
-    accepted: float | None  # share of the judged tokens; None where nothing is drafted
-    alike: float  # share of the answers that are those of plain greedy decoding
+    accuracy: float  # share of the answers that are right
+    loss: float  # of accuracy, against plain decoding
+    standard_error: float  # of that loss: as it differs from question to question
+    accepted_share: float | None  # share of the judged tokens; None where nothing is drafted
+    same_as_greedy: float  # share of the answers that are those of plain greedy decoding
 
 
 @cache
-def scored() -> dict[str, Scored]:
+def scores() -> dict[str, Score]:
     """The tuned target's answers to held-out questions by rule, drawn or greedy; the draft is less tuned."""
     rules = {name: getattr(rule, "__name__", rule) for name, rule in RULES.items()}
     models = [recipes.digest(name) for name in ("target", "instructions")]
     question = f"scored {rules} {ASKED} {AGAIN} {ANSWER} {TUNED} {models} {FOUR}"
-    told = once(question, _scored, "draft_quality", "answer_quality")
-    return {name: Scored(*each) for name, each in told.items()}
+    result = cached(question, measure_scores, "draft_quality", "answer_quality")
+    return {name: Score(*each) for name, each in result.items()}
 
 
-def _scored() -> dict[str, list[float | None]]:
+def measure_scores() -> dict[str, list[float | None]]:
+    """Answers of every rule, and how many of them are right."""
     bpe = tokens.tokenizer(VOCABULARY)
     asked = [pair for pair in instructions.pairs("held_out", ASKED) if pair.kind == instructions.SNIPPET_RULE]
     prompts = [instructions.prompt(bpe, pair.question).tolist() for pair in asked] * AGAIN
     seeds = list(range(len(prompts)))
     drawn, greedy = (sampling(len(prompts), temperature=heat, seed=seeds) for heat in (1.0, 0.0))
     with jax.enable_x64(False):
-        model, poor = small("instructions"), half_tuned()
+        model, poor = trained_model("instructions"), half_tuned()
         draft = Model(poor.weights, poor.config, chain(FOUR), ALL)
-        at = begun(model, draft, prompts)
+        at = prefilled(model, draft, prompts)
 
         def plain(model: Target, how: Sampling) -> Answered:
             longest = max(map(len, prompts))
@@ -93,7 +94,7 @@ def _scored() -> dict[str, list[float | None]]:
             return Answered([made.of(i) for i in seeds], 0, 0)
 
         def guessed(rule: Rule, how: Sampling) -> Answered:
-            return answered(model, draft, at, rule, how, bpe.end)
+            return answer(model, draft, at, rule, how, bpe.end)
 
         made = {"plain, greedy": plain(model, greedy), "exact, greedy": guessed(exact, greedy)}
         made["plain"] = plain(model, drawn)
@@ -124,8 +125,8 @@ class Answered(NamedTuple):
     judged: int
 
 
-def begun(model: Target, draft: Drafter, prompts: list[list[int]], most: int = ANSWER) -> At:
-    """Prompts of at least two tokens, after which the next round begins the answers."""
+def prefilled(model: Target, draft: Drafter, prompts: list[list[int]], most: int = ANSWER) -> At:
+    """Prompts of at least two tokens, after which the next step begins the answers."""
     known, ahead = np.array([len(prompt) for prompt in prompts], np.int32), 2 * draft.tree.drafted
     history = np.zeros((len(prompts), known.max() + most + ahead), np.int32)
     for row, prompt in zip(history, prompts, strict=True):
@@ -133,10 +134,8 @@ def begun(model: Target, draft: Drafter, prompts: list[list[int]], most: int = A
     return started(model.config, model.weights, draft, history, known, sender(model.send, "prefill", history.size))
 
 
-def answered(
-    model: Target, draft: Drafter, at: At, rule: Rule, how: Sampling, end: int, most: int = ANSWER
-) -> Answered:
-    """Answers in rounds of speculation alone: the first token, too, is drafted, which `speculate` leaves to the target.
+def answer(model: Target, draft: Drafter, at: At, rule: Rule, how: Sampling, end: int, most: int = ANSWER) -> Answered:
+    """Answers in speculation steps alone: the first token, too, is drafted, which `speculate` leaves to the target.
 
     A short answer is decided by its first token.
     """
@@ -146,7 +145,7 @@ def answered(
     answers: list[list[int]] = [[] for _ in at.known]
     accepted = judged = 0
     while (going := np.array([len(said) < most and end not in said for said in answers])).any():
-        one, at = _round(model.config, send, *rules, model.weights, draft, at, going, how)
+        one, at = _step(model.config, send, *rules, model.weights, draft, at, going, how)
         for said, made in zip(answers, np.asarray(one.tokens).tolist(), strict=True):
             said += [token for token in made if token >= 0]
         taken = np.where(going, one.walk.accepted, 0)
@@ -157,7 +156,7 @@ def answered(
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _round(
+def _step(
     config: Config,
     send: Dispatch,
     kind: Callable[..., Rule],
@@ -168,6 +167,6 @@ def _round(
     going: Bool[np.ndarray, "B"],
     how: Sampling,
 ) -> tuple[Round, At]:
-    """All that a round may draft."""
+    """One speculation step that drafts all it may."""
     wanted = jnp.full(len(going), draft.tree.height, jnp.int32)
     return take_round(config, weights, draft, kind(*numbers), send, at, wanted, going, how)

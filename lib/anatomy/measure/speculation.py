@@ -1,8 +1,8 @@
 """Speculation of small trained models on the clock of this machine: dense and routed, by draft length, batch and form.
 
-Rounds are those of `decode.take_round`, each a compiled call; a plain step is a pass over one token and a draw. Both
-are timed in one process and kept. Speed depends on shapes and acceptance on values: so trained models are enlarged by
-zeros (`model.enlarge`), and both are real.
+Speculation steps are those of `decode.take_round`, each a compiled call; a plain step is a pass over one token and a
+draw. Both are timed in one process and cached. Speed depends on shapes and acceptance on values: so trained models are
+enlarged by zeros (`model.enlarge`), and both are real.
 """
 
 import time
@@ -94,7 +94,7 @@ def drafter(tree: Tree, recipe: str) -> Model:
     return Model(apart(made.weights), made.config, tree, "all_experts")
 
 
-def begun(batch: int) -> np.ndarray:
+def first_tokens(batch: int) -> np.ndarray:
     """First words of held-out texts, of prose and code in turns, each of which a sequence goes on from."""
     bpe = tokens.tokenizer(VOCABULARY)
     texts = [tokens.packed(bpe, name, "held_out", ROOM)[:, 0] for name in tokens.EPOCHS]
@@ -103,7 +103,7 @@ def begun(batch: int) -> np.ndarray:
 
 def start(model: Target, draft: Drafter, batch: int) -> At:
     """Sequences of one token each."""
-    history = jnp.zeros((batch, ROOM), jnp.int32).at[:, 0].set(begun(batch))
+    history = jnp.zeros((batch, ROOM), jnp.int32).at[:, 0].set(first_tokens(batch))
     return At(rows(model.config, batch, ROOM), draft.empty(batch, ROOM), history, jnp.ones(batch, jnp.int32))
 
 
@@ -116,7 +116,7 @@ class Program(NamedTuple):
     most: int  # tokens that a pass may add or look ahead
 
 
-def plain(model: Target, batch: int) -> Program:
+def plain_step(model: Target, batch: int) -> Program:
     """A step of plain decoding: reads the newest token of each sequence, draws the next."""
     send = sender(model.send, "decode", batch)
 
@@ -127,14 +127,14 @@ def plain(model: Target, batch: int) -> Program:
         return {"count": jnp.ones(batch, jnp.int32)}, (cache, made[:, None])
 
     def begin() -> Any:
-        return rows(model.config, batch, ROOM), jnp.asarray(begun(batch))[:, None]
+        return rows(model.config, batch, ROOM), jnp.asarray(first_tokens(batch))[:, None]
 
     made = jax.jit(step, donate_argnums=1).lower(model.weights, begin(), sampling(batch)).compile()
     return Program(partial(made, model.weights), begin, batch, 1)
 
 
-def speculative(model: Target, draft: Drafter, batch: int) -> Program:
-    """A round, which drafts so much of a chain as it is told, or a whole tree."""
+def speculation_step(model: Target, draft: Drafter, batch: int) -> Program:
+    """A speculation step, which drafts so much of a chain as is wanted, or a whole tree."""
     tree = draft.tree
     send = sender(model.send, "decode", batch * (tree.drafted + 1))
 
@@ -155,7 +155,7 @@ def speculative(model: Target, draft: Drafter, batch: int) -> Program:
     return Program(call, begin, batch, tree.drafted + 1)
 
 
-def timed(program: Program, passes: int = PASSES, **how: int) -> dict[str, list[Any]]:
+def time_passes(program: Program, passes: int = PASSES, **how: int) -> dict[str, list[Any]]:
     """Seconds of each pass, and what it says of each sequence, which begin again when there is no more room."""
     found: dict[str, list[Any]] = {"seconds": []}
     room, seed, at = 0, 0, None
@@ -198,40 +198,40 @@ def lengths_at(batch: int) -> tuple[int, ...]:
 
 
 @cache
-def measured() -> dict[str, dict[str, dict[str, Any]]]:
+def all_passes() -> dict[str, dict[str, dict[str, Any]]]:
     """Passes of all targets by name, measured once on this machine: "plain 16", "4 tokens at 16", or a form."""
     digests = [recipes.digest(name) for pair in TARGETS.values() for name in pair[:2]]
     question = f"speculated {digests} {TARGETS} {LENGTHS} {LONG_AT} {FOUR} {BATCHES} {PASSES} {RANKS} {ROOM}"
-    return {name: once(f"{question} {name}", partial(_measure, name)) for name in TARGETS}
+    return {name: cached(f"{question} {name}", partial(measure_passes, name)) for name in TARGETS}
 
 
-def once(question: str, answer: Callable[[], Any], *modules: str) -> Any:
-    """What was measured once by this module and others of these names, kept until their code changes."""
+def cached(question: str, answer: Callable[[], Any], *modules: str) -> Any:
+    """What was measured by this module and others of these names, cached until their code changes."""
     code = code_hash([f"measure/{name}.py" for name in ("speculation", *modules)], [])
     return answered(f"{question} {code}", ROOMS, answer)
 
 
-def _measure(name: str) -> dict[str, dict[str, Any]]:
+def measure_passes(name: str) -> dict[str, dict[str, Any]]:
     """Compile all programs, two at a time, and time one after the other."""
     with jax.enable_x64(False):
         model, draft = target(name), TARGETS[name][1]
         wanted: dict[str, Callable[[], Program]] = {}
         for batch in BATCHES:
-            wanted[f"plain {batch}"] = partial(plain, model, batch)
+            wanted[f"plain {batch}"] = partial(plain_step, model, batch)
             for length in lengths_at(batch):
                 wanted[f"{length} tokens at {batch}"] = partial(
-                    speculative, model, drafter(chain(length), draft), batch
+                    speculation_step, model, drafter(chain(length), draft), batch
                 )
         if name == "dense":
-            wanted |= {form: partial(speculative, model, other, 1) for form, other in forms(draft).items()}
+            wanted |= {form: partial(speculation_step, model, other, 1) for form, other in forms(draft).items()}
         with ThreadPoolExecutor(2) as pool:
             programs = dict(zip(wanted, pool.map(_in_single_precision, wanted.values()), strict=True))
         found = {}
         for key, program in programs.items():
             more = program.batch == 1
-            found[key] = timed(program, PASSES * (5 if more else 1))
+            found[key] = time_passes(program, PASSES * (5 if more else 1))
             if "tokens at" in key:  # the draft's first step and the target's pass, without the rest of the draft
-                found[key]["idle"] = timed(program, PASSES // 2, wanted=0)["seconds"]
+                found[key]["idle"] = time_passes(program, PASSES // 2, wanted=0)["seconds"]
         return found
 
 
@@ -242,48 +242,49 @@ def _in_single_precision(make: Callable[[], Program]) -> Program:
 
 
 class Gain(NamedTuple):
-    """What speculation gained at one length and batch, and what it is foretold to."""
+    """What speculation gained at one length and batch, and what that is made of."""
 
-    tokens: float  # of a round
-    draft: float  # a step of the draft, in plain steps
-    block: float  # the target's pass over the draft and one more, in plain steps
-    measured: float  # speed-up
+    tokens: float  # of a speculation step
+    draft_cost: float  # a step of the draft, in plain steps
+    block_cost: float  # the target's pass over the draft and one more, in plain steps
+    speed_up: float  # measured
 
 
-def seconds(found: Mapping[str, Any]) -> float:
+def median_seconds(found: Mapping[str, Any]) -> float:
     """Of a pass: the median."""
     return float(np.median(found["seconds"]))
 
 
-def alignment(name: str) -> float:
+def acceptance_rate(name: str) -> float:
     """Share of the judged tokens that were accepted, in all chains of a target."""
-    chains = [found for key, found in measured()[name].items() if "tokens at" in key]
+    chains = [found for key, found in all_passes()[name].items() if "tokens at" in key]
     accepted, judged = (sum(np.sum(found[what]) for found in chains) for what in ("accepted", "judged"))
     return float(accepted / judged)
 
 
-def tokens_of(name: str, length: int) -> float:
-    """Of a round with a chain of this length, over all batches: what is accepted does not depend on the batch."""
-    counts = [np.ravel(found["count"]) for key, found in measured()[name].items() if key.startswith(f"{length} tokens")]
+def tokens_per_step(name: str, length: int) -> float:
+    """Of a step with a chain of this length, over all batches: what is accepted does not depend on the batch."""
+    chains = [found for key, found in all_passes()[name].items() if key.startswith(f"{length} tokens")]
+    counts = [np.ravel(found["count"]) for found in chains]
     return float(np.concatenate(counts).mean())
 
 
 def draft_seconds(batch: int) -> float:
-    """Of a step of the draft: what a round takes more that drafts all it can, for each token after the first.
+    """Of a step of the draft: what speculation takes more that drafts all it can, for each token after the first.
 
     By the dense target, which reads the same for one token and for many; both drafts have one shape.
     """
     longest = max(lengths_at(batch))
-    found = measured()["dense"][f"{longest} tokens at {batch}"]
-    return max(seconds(found) - float(np.median(found["idle"])), 0) / (longest - 1)
+    found = all_passes()["dense"][f"{longest} tokens at {batch}"]
+    return max(median_seconds(found) - float(np.median(found["idle"])), 0) / (longest - 1)
 
 
 def gain(name: str, length: int, batch: int) -> Gain:
     """What was measured at one length and batch."""
-    found = measured()[name]
-    one, step = found[f"{length} tokens at {batch}"], seconds(found[f"plain {batch}"])
-    draft, made = draft_seconds(batch) / step, tokens_of(name, length)
-    return Gain(made, draft, seconds(one) / step - length * draft, made * step / seconds(one))
+    found = all_passes()[name]
+    one, step = found[f"{length} tokens at {batch}"], median_seconds(found[f"plain {batch}"])
+    draft, made = draft_seconds(batch) / step, tokens_per_step(name, length)
+    return Gain(made, draft, median_seconds(one) / step - length * draft, made * step / median_seconds(one))
 
 
 class Machine(NamedTuple):
@@ -311,19 +312,20 @@ class Machine(NamedTuple):
 @cache
 def machine() -> Machine:
     """By two passes of the dense target: its plain step for one, and its largest."""
-    found, model, batch = measured()["dense"], target("dense"), max(BATCHES)
-    one, most = seconds(found["plain 1"]), gain("dense", FOUR, batch).block * seconds(found[f"plain {batch}"])
+    found, model, batch = all_passes()["dense"], target("dense"), max(BATCHES)
+    one, step = (median_seconds(found[f"plain {n}"]) for n in (1, batch))
+    most = gain("dense", FOUR, batch).block_cost * step
     token = (most - one) / (batch * (FOUR + 1) - 1)  # seconds of arithmetic
     return Machine(model.read(1.0) / (one - token), model.flop() / token)
 
 
-def block_foretold(name: str, length: int, batch: int) -> float:
+def predicted_block_cost(name: str, length: int, batch: int) -> float:
     """Time of a block over that of a plain step, by the machine of two numbers."""
     here = machine()
     return here.pass_of(name, batch, length + 1) / here.pass_of(name, batch, 1)
 
 
-def gaps(found: Mapping[str, Any]) -> np.ndarray:
+def inter_token_times(found: Mapping[str, Any]) -> np.ndarray:
     """Seconds between tokens of one sequence: the first of a pass waits for it, the others come with it."""
     both = zip(found["seconds"], found["count"], strict=True)
     return np.concatenate([[wait, *[0.0] * (count[0] - 1)] for wait, count in both])

@@ -70,9 +70,10 @@ def layers(claim: Claim) -> Finding:
 def gpt3_params(claim: Claim) -> Finding:
     """Count GPT-3 from its published shape."""
     total = architecture("gpt3_175b").parameters.total
+    error = abs(total / printed("arch.gpt3_params") - 1)
     return decide(
         claim,
-        abs(total / printed("arch.gpt3_params") - 1) < claim.verdict["tolerance"],
+        error < claim.verdict["tolerance"],
         f"Counted from its published shape, GPT-3 has {readable(total, 'parameters', 4)}.",
         value=total,
         evidence=Evidence.PUBLIC_RECORD,

@@ -80,7 +80,7 @@ def as_records(ids: Iterable[str] | None = None, version: str = "") -> list[dict
     """The ledger as plain data, for `claims.json`: what is claimed, what was found, on what it rests."""
     records = []
     for claim in map(get, claims() if ids is None else ids):
-        found = finding(claim.id)
+        found, turns_on = finding(claim.id), claim.verdict.terms.items()
         records.append(
             {
                 "id": claim.id,
@@ -97,7 +97,7 @@ def as_records(ids: Iterable[str] | None = None, version: str = "") -> list[dict
                 "off_by": found.off_by,
                 "contradicts": found.contradicts,
                 "says": found.says,
-                "turns_on": dict(claim.verdict.terms),
+                "turns_on": {name: list(term) if isinstance(term, tuple) else term for name, term in turns_on},
                 "assumes": list(found.assumes),
                 "evidence": str(found.evidence),
                 "sources": list(found.sources),

@@ -1,6 +1,7 @@
 """Speculation on the article's cluster and on a node with a dense model, as inputs of the cost model."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from anatomy.claims.article.serving import SERVING, as_billions, machine, model
 from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.verification import Round, speculate
-from anatomy.specs import Architecture, Cluster, Serving, architecture, cluster
+from anatomy.specs import Architecture, Cluster, Scalar, Serving, architecture, cluster
 
 A100 = "a100_sxm_40gb"
 DENSE = "gpt3_175b"  # a dense target, for what a mixture would blur
@@ -89,6 +90,12 @@ def routed(
     )
 
 
-def lengths(at: object, most: int = 12) -> np.ndarray:
+def lengths(at: Callable[[Scalar], Round], most: int = 12) -> np.ndarray:
     """Speed-ups of draft lengths from 0 to `most`, of a function of the length."""
-    return np.asarray(jax.vmap(lambda g: at(g).speed_up)(np.arange(most + 1.0)))  # type: ignore[operator]
+    return np.asarray(jax.vmap(lambda g: at(g).speed_up)(np.arange(most + 1.0)))
+
+
+def by_batch(at: Callable[[Scalar, Scalar], Round], batches: Sequence[float], most: int = 12) -> np.ndarray:
+    """Speed-ups of a function of batch and draft length: a row for each batch, of lengths from 0 to `most`."""
+    row = jax.vmap(lambda n, g: at(n, g).speed_up, in_axes=(None, 0))
+    return np.asarray(jax.vmap(row, in_axes=(0, None))(np.asarray(batches), np.arange(most + 1.0)))

@@ -1,9 +1,21 @@
 """Checks of what speculation gains, and where the gain ends: batch, acceptance, draft length, other methods."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 
 from anatomy.claims.article.serving import SERVING
-from anatomy.claims.checks.speculative_decoding.draft import A100, ALIGNMENT, NODE, dense, draft_size, lengths, routed
+from anatomy.claims.checks.speculative_decoding.draft import (
+    A100,
+    ALIGNMENT,
+    NODE,
+    by_batch,
+    dense,
+    draft_size,
+    lengths,
+    routed,
+)
 from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import Evidence, Finding, compare, decide
 from anatomy.claims.ledger.registry import check
@@ -18,17 +30,18 @@ USUAL = 1024.0  # sequences in flight, some hours' average of a cluster built fo
 RANKS = (0.45, 0.15, 0.08, 0.05)  # a poorly aligned draft: chance that its first, second, ... guess is right
 
 
-def best_gain(sequences: float) -> float:
-    """Speed-up of the article's model with the best draft length, all sequences passing at once."""
-    return float(lengths(lambda g: routed(sequences, g)).max())
+def best_gains(batches: Sequence[float]) -> np.ndarray:
+    """Speed-ups of the article's model with the best draft length, all sequences of each batch passing at once."""
+    return by_batch(routed, batches).max(1)
 
 
 @check("sd.small_batch")
 def small_batch(claim: Claim) -> Finding:
     """Batches at which the article's model gains, and its own batch."""
-    gains = np.array([best_gain(n) for n in BATCHES])
+    gains = best_gains(BATCHES)
     least = claim.verdict["least_gain"]
     useful = BATCHES[gains > least]
+    where = f"from {useful[0]:.0f} to {useful[-1]:.0f} sequences that pass at once" if len(useful) else "at no batch"
     one = float(lengths(lambda g: dense(1.0, g)).max())
     own = float(lengths(lambda g: routed(printed("g4i.4k"), g, plan=SERVING)).max())
     a100, experts, k = chip(A100), printed("arch.n_experts"), printed("arch.top_k")
@@ -37,8 +50,8 @@ def small_batch(claim: Claim) -> Finding:
         claim,
         bool(gains[0] > least and own < least),
         f"A dense 175B gains {one:.2f} times for one user; the article's model {gains[0]:.2f} times, for a block of "
-        f"five brings five tokens' experts with it. It gains from {useful[0]:.0f} to {useful[-1]:.0f} sequences that "
-        f"pass at once, most at {BATCHES[gains.argmax()]:.0f}, {gains.max():.2f} times. Even its own 4,000, of which "
+        f"five brings five tokens' experts with it. It gains {where}, "
+        f"most at {BATCHES[gains.argmax()]:.0f}, {gains.max():.2f} times. Even its own 4,000, of which "
         "250 "
         f"pass at once, would gain {own:.2f} times. Bandwidth is the bottleneck, as the article says, but a mixture "
         f"leaves it at {balances[1]:,.0f} tokens where a dense model does at {balances[0]:,.0f}: the gain ends with a "
@@ -126,7 +139,7 @@ def exponential(claim: Claim) -> Finding:
 def four(claim: Claim) -> Finding:
     """The best draft length of the article's model, batch by batch."""
     sizes = (128.0, 256.0, 512.0, USUAL, 2048.0, 4096.0)
-    best = {n: int(lengths(lambda g, n=n: routed(n, g, plan=SERVING)).argmax()) for n in sizes}
+    best = dict(zip(sizes, by_batch(partial(routed, plan=SERVING), sizes).argmax(1).tolist(), strict=True))
     alone = int(lengths(lambda g: dense(1.0, g)).argmax())
     listed = ", ".join(f"{length} with {n:,.0f}" for n, length in best.items())
     kept = float(routed(USUAL, best[USUAL], plan=SERVING).speed_up)
