@@ -136,7 +136,9 @@ def test_interleaved_stages_are_never_ramped_below_a_micro_batch_each():
     plan = PLAN.replace(chunks=2)
     least = float(plan.data * plan.micro_batch * plan.pipeline)
     low, at = (
-        training_run(GPT3, plan, CLUSTER, **SIZE, tokens=TOKENS, failures=NEVER, prices=PRICES, ramp_tokens=6e9, ramp_start=start)
+        training_run(
+            GPT3, plan, CLUSTER, **SIZE, tokens=TOKENS, failures=NEVER, prices=PRICES, ramp_tokens=6e9, ramp_start=start
+        )
         for start in (1.0, least)
     )
     assert plan.pipeline > 1 and float(low.steps) == float(at.steps)

@@ -156,7 +156,9 @@ def test_absurd_input_is_an_error_that_names_it(wrong, words):
 def test_a_plan_that_cannot_be_run_is_marked():
     assert bool(step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE).legal)
     assert not bool(step(GPT4, ARTICLE.replace(tensor=5.0), CLUSTER, **ASKED, efficiency=SHARE).legal)
-    assert not bool(step(GPT4, ARTICLE, CLUSTER, batch=10.0, sequence_length=ASKED["sequence_length"], efficiency=SHARE).legal)
+    assert not bool(
+        step(GPT4, ARTICLE, CLUSTER, batch=10.0, sequence_length=ASKED["sequence_length"], efficiency=SHARE).legal
+    )
 
 
 def test_full_recompute_costs_a_third():
@@ -194,7 +196,9 @@ def test_expert_ways_trade_memory_for_traffic():
 
 def test_hybrid_sharding_talks_less_than_full_sharding():
     base = Plan(tensor=8, data=3125, zero=3)
-    times = [float(step(GPT4, base.replace(zero_ways=w), CLUSTER, **ASKED, efficiency=SHARE).replicas) for w in (0, 125, 25)]
+    times = [
+        float(step(GPT4, base.replace(zero_ways=w), CLUSTER, **ASKED, efficiency=SHARE).replicas) for w in (0, 125, 25)
+    ]
     assert times == sorted(times, reverse=True)
     pipelined = float(step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE).replicas)
     assert all(pipelined < other for other in times)
@@ -213,5 +217,7 @@ def test_all_combinations_are_finite():
 
 
 def test_tensor_ways_beyond_a_node_go_at_the_pace_of_the_network():
-    inside, across = (step(GPT4, ARTICLE.replace(tensor=t, data=104), CLUSTER, **ASKED, efficiency=SHARE).tensor for t in (8, 16))
+    inside, across = (
+        step(GPT4, ARTICLE.replace(tensor=t, data=104), CLUSTER, **ASKED, efficiency=SHARE).tensor for t in (8, 16)
+    )
     assert float(across) > 5 * float(inside)  # 25 GB/s instead of 300

@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from specs.random_architectures import architectures, attentions
 
 
-
 @jax.jit
 def step(model, plan, cluster, batch, length, share, imbalance=1.0):
     size = {"batch": batch, "sequence_length": length, "efficiency": share}
     return training.step(model, plan, cluster, **size, imbalance=imbalance)
+
+
 batched = jax.jit(jax.vmap(training.step, in_axes=(None, 0, None, 0, None, None)))
 WORK = ("matmul", "scores", "memory_bound", "recompute")
 TALK = ("tensor", "expert", "stages", "replicas")

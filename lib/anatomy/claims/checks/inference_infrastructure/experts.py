@@ -129,7 +129,9 @@ def reason(claim: Claim) -> Finding:
     one, many = (
         float(
             served(
-                256.0 * 16, context=CONTEXT / 2, active_experts=experts_touched(256.0, n, printed("arch.top_k")) * 16 / n
+                256.0 * 16,
+                context=CONTEXT / 2,
+                active_experts=experts_touched(256.0, n, printed("arch.top_k")) * 16 / n,
             ).seconds
         )
         for n in (16.0, 128.0)
