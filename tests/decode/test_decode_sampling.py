@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from anatomy.decode import distribution, draw, sample, sampling, uniform
+from anatomy.decode import distribution, draw, make_sampling, sample, uniform
 from hypothesis import given, settings
 
 CASES = [
@@ -24,7 +24,7 @@ law_of = jax.jit(distribution)
 
 
 def by_sorting(logits, temperature=1.0, top_k=10**6, top_p=1.0):
-    """The same law as the literature writes it, for logits of which no two are equal."""
+    """The same distribution as the literature writes it, for logits of which no two are equal."""
     if temperature == 0:
         return np.eye(len(logits))[np.argmax(logits)]
     p = np.exp((logits - logits.max()) / temperature)
@@ -45,8 +45,8 @@ def by_sorting(logits, temperature=1.0, top_k=10**6, top_p=1.0):
 )
 def test_the_distribution_is_that_of_sorting(seed, temperature, top_k, top_p):
     logits = 2 * np.random.default_rng(seed).normal(size=12)
-    how = sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    made = np.asarray(law_of(jnp.asarray(logits), how))
+    sampling = make_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    made = np.asarray(law_of(jnp.asarray(logits), sampling))
     wanted = by_sorting(logits, temperature, top_k, np.float32(top_p))
     np.testing.assert_allclose(made, wanted, atol=1e-6)
 
@@ -55,7 +55,7 @@ def test_the_distribution_is_that_of_sorting(seed, temperature, top_k, top_p):
 def test_each_sequence_has_its_own_settings(kind):
     logits = np.random.default_rng(3).normal(size=(len(CASES), 9)).astype(kind)
     settings_of = {n: [case.get(n, d) for case in CASES] for n, d in (("temperature", 1), ("top_k", 99), ("top_p", 1))}
-    made = distribution(jnp.asarray(logits), sampling(len(CASES), **settings_of))
+    made = distribution(jnp.asarray(logits), make_sampling(len(CASES), **settings_of))
     assert made.dtype == kind
     np.testing.assert_allclose(
         made, [by_sorting(row, **case) for row, case in zip(logits.astype(float), CASES, strict=True)], atol=1e-6
@@ -64,26 +64,26 @@ def test_each_sequence_has_its_own_settings(kind):
 
 def test_equals_are_kept_or_left_together_and_greedy_takes_the_first():
     logits = jnp.array([1.0, 3.0, 3.0, 0.0])
-    assert distribution(logits, sampling(temperature=0.0)).tolist() == [0, 1, 0, 0]
-    np.testing.assert_allclose(distribution(logits, sampling(top_k=1)), [0, 0.5, 0.5, 0])
-    np.testing.assert_allclose(distribution(logits, sampling(top_p=0.1)), [0, 0.5, 0.5, 0])
+    assert distribution(logits, make_sampling(temperature=0.0)).tolist() == [0, 1, 0, 0]
+    np.testing.assert_allclose(distribution(logits, make_sampling(top_k=1)), [0, 0.5, 0.5, 0])
+    np.testing.assert_allclose(distribution(logits, make_sampling(top_p=0.1)), [0, 0.5, 0.5, 0])
 
 
 def test_settings_may_stand_in_front_of_further_axes():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 7)))
-    how = sampling(2, temperature=[0.5, 1.0], top_k=[2, 7])
-    wide = jax.tree.map(lambda a: a[:, None], how)
+    sampling = make_sampling(2, temperature=[0.5, 1.0], top_k=[2, 7])
+    wide = jax.tree.map(lambda a: a[:, None], sampling)
     made = distribution(logits, wide)
     for row in range(2):
-        one = jax.tree.map(lambda a, row=row: a[row], how)
+        one = jax.tree.map(lambda a, row=row: a[row], sampling)
         np.testing.assert_allclose(made[row], [distribution(x, one) for x in logits[row]])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_draws_follow_the_law(case):
     count, logits = 200_000, np.random.default_rng(1).normal(size=8)
-    how = sampling(count, seed=np.arange(count) % 1000, **case)
-    drawn = jax.jit(sample)(jnp.broadcast_to(jnp.asarray(logits), (count, 8)), how, jnp.arange(count) // 1000)
+    sampling = make_sampling(count, seed=np.arange(count) % 1000, **case)
+    drawn = jax.jit(sample)(jnp.broadcast_to(jnp.asarray(logits), (count, 8)), sampling, jnp.arange(count) // 1000)
     seen, law = np.bincount(drawn, minlength=8), by_sorting(logits, **case)
     assert (seen[law == 0] == 0).all()
     if (law > 0).sum() > 1:
@@ -125,7 +125,11 @@ def test_a_token_without_weight_is_never_drawn(at, weight):
         ({"temperature": np.nan}, ValueError, "sampling.temperature is nan"),
         ({"top_k": 0}, ValueError, "sampling.top_k is 0; allowed: a whole number at least 1"),
         ({"top_k": 1.5}, ValueError, "sampling.top_k is 1.5"),
-        ({"top_p": 0}, ValueError, "sampling.top_p is 0; allowed: a number above 0 and at most 1"),
+        (
+            {"top_p": 0},
+            ValueError,
+            "sampling.top_p is 0; allowed: a number from 1e-06 to 1; for the likeliest token use top_k=1",
+        ),
         ({"top_p": 1.1}, ValueError, "sampling.top_p is 1.1"),
         ({"seed": -1}, ValueError, "sampling.seed is -1"),
         ({"seed": 2**32}, ValueError, "sampling.seed is 4.29497e[+]09"),
@@ -134,4 +138,4 @@ def test_a_token_without_weight_is_never_drawn(at, weight):
 )
 def test_settings_that_are_not_allowed_are_refused(settings, error, says):
     with pytest.raises(error, match=says):
-        sampling(2, **settings)
+        make_sampling(2, **settings)

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from anatomy.model import dispatch
+from anatomy.model import moe
+from anatomy.model.attention import Rows, empty_cache
 from anatomy.model.config import Config
-from anatomy.model.transformer import Cache, Weights, empty_cache
+from anatomy.model.transformer import Weights
 from anatomy.model.vision.config import Vision
 from anatomy.model.vision.language import Seen, forward, see
 from anatomy.model.vision.weights import Added
@@ -42,10 +43,10 @@ _see = partial(jax.jit, static_argnums=(0, 1))(see)
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=6)
 def _step(
-    config: Config, vision: Vision, text: Weights, added: Added, tokens: Array, seen: Seen, cache: Cache
-) -> tuple[Array, Array, Cache]:
+    config: Config, vision: Vision, text: Weights, added: Added, tokens: Array, seen: Seen, cache: Rows
+) -> tuple[Array, Array, Rows]:
     """The most likely next token of each sequence, where the last token looked, and the longer cache."""
-    made, looked = forward(config, vision, text, added, tokens, seen, cache, dispatch.all_experts)
+    made, looked = forward(config, vision, text, added, tokens, seen, cache, moe.all_experts)
     return made.logits[:, -1].argmax(-1).astype(jnp.int32), looked[:, :, :, -1].mean(2).swapaxes(0, 1), made.cache
 
 
