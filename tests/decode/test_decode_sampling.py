@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from anatomy.decode import distribution, draw, make_sampling, sample, uniform
+from anatomy.decode.sampling.draw import INVALID, LEAST, check_tokens
 from hypothesis import given, settings
 
 CASES = [
@@ -118,11 +119,77 @@ def test_a_token_without_weight_is_never_drawn(at, weight):
     assert upto[found] - weight[found] / sum(weight) <= at + 1e-5
 
 
+# What cannot be drawn from
+
+
+BAD = [np.nan, np.inf]
+JITTED = jax.jit(sample)
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(BAD), st.integers(0, 8), st.integers(0, len(CASES) - 1), st.integers(0, 99))
+def test_logits_that_are_no_finite_numbers_are_never_drawn_from_in_silence(bad, place, case, seed):
+    logits = np.random.default_rng(seed).normal(size=(2, 9)).astype(np.float32)
+    logits[1, place] = bad
+    sampling = make_sampling(2, **CASES[case])
+    token = np.asarray(JITTED(jnp.asarray(logits), sampling, jnp.array([3, 3])))
+    assert token[0] >= 0 and token[1] == INVALID
+    assert np.isnan(law_of(jnp.asarray(logits), sampling)[1]).all()
+
+
+def test_a_token_may_be_ruled_out_but_not_all():
+    one, none = np.full((1, 4), -np.inf, np.float32), np.full((1, 4), -np.inf, np.float32)
+    one[0, 2] = 1.0
+    for case in CASES:
+        assert sample(jnp.asarray(one), make_sampling(1, **case), jnp.array([0])).tolist() == [2]
+        assert sample(jnp.asarray(none), make_sampling(1, **case), jnp.array([0])).tolist() == [INVALID]
+
+
+def test_nothing_is_drawn_from_weights_that_add_up_to_nothing():
+    assert int(draw(jnp.zeros(3), jnp.float32(0.5))) == INVALID
+
+
+def test_what_could_not_be_drawn_is_told_with_its_place():
+    tokens = np.array([[4, 5, -1], [4, -1, -1]])
+    check_tokens("mine", tokens, np.array([2, 1]))  # what stands past the end does not count
+    with pytest.raises(FloatingPointError, match="mine: the logits of sequence 1 are not finite at new token 1"):
+        check_tokens("mine", tokens, np.array([2, 2]))
+
+
+@settings(max_examples=40)
+@given(st.floats(LEAST, 1e-3), st.integers(0, 99))
+def test_the_lowest_temperatures_that_are_allowed_take_the_likeliest_token(temperature, seed):
+    logits = 30 * np.random.default_rng(seed).normal(size=8).astype(np.float32)
+    made = np.asarray(law_of(jnp.asarray(logits), make_sampling(temperature=temperature)))
+    assert np.isfinite(made).all() and made.argmax() == logits.argmax() and made.sum() == pytest.approx(1, abs=1e-5)
+
+
+# Seeds
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9))
+def test_sequences_of_a_batch_have_seeds_of_their_own_unless_they_are_given(seed, batch):
+    made = make_sampling(batch, seed=seed).seed
+    assert made[0] == seed and len(set(made.tolist())) == batch
+    assert make_sampling(batch, seed=[seed] * batch).seed.tolist() == [seed] * batch
+    assert int(make_sampling(seed=seed).seed) == seed
+
+
 @pytest.mark.parametrize(
     "settings, error, says",
     [
         ({"temperature": -1}, ValueError, "sampling.temperature is -1; allowed: a number at least 0 and at most 100"),
         ({"temperature": np.nan}, ValueError, "sampling.temperature is nan"),
+        *(
+            (
+                {"temperature": heat},
+                ValueError,
+                f"sampling.temperature is {heat:g}; allowed: 0, or 1e-06 to 100; .* use 0",
+            )
+            for heat in (1e-45, 1e-38, 1e-37, 9e-7)
+        ),
+        ({"temperature": [1.0, 1e-38]}, ValueError, "sampling.temperature is 1e-38"),
+        ({"top_p": 1e-40}, ValueError, "sampling.top_p is 1e-40; allowed: a number from 1e-06 to 1"),
         ({"top_k": 0}, ValueError, "sampling.top_k is 0; allowed: a whole number at least 1"),
         ({"top_k": 1.5}, ValueError, "sampling.top_k is 1.5"),
         (

@@ -1,5 +1,6 @@
 """Caches, the step and generation: as without a cache, and whatever the neighbours do."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -68,8 +69,8 @@ def an_empty(kind, config=CONFIG, sequences=2, room=None, size=16):
     """A cache of this kind; pages are dealt out of order, and belong to their rows already."""
     room = config.context if room is None else room
     if kind == "rows":
-        return empty_cache(config, sequences, room)
-    cache = empty_pages(config, sequences, room, sequences * room // size, size)
+        return empty_cache(config, sequences, room=room)
+    cache = empty_pages(config, batch=sequences, room=room, count=sequences * room // size, size=size)
     order = np.random.default_rng(0).permutation(sequences * room // size)
     return type(cache)(cache.key, cache.value, jnp.asarray(order.reshape(sequences, -1), jnp.int32), cache.length)
 
@@ -124,7 +125,7 @@ def test_a_pass_may_be_about_some_rows_only_and_leaves_the_others_as_they_are(ki
 
 def test_what_a_refused_draft_left_is_never_looked_at():
     tokens = random_tokens(1, 12)
-    read, cache = program(), empty_cache(CONFIG, 1, 64)
+    read, cache = program(), empty_cache(CONFIG, 1, room=64)
     made, cache = read(weights_of(), cache, tokens, jnp.array([8], jnp.int32))
     cache = type(cache)(cache.key, cache.value, jnp.array([3], jnp.int32))  # five are taken back
     again, _ = read(weights_of(), cache, np.roll(tokens, -3, axis=1), jnp.array([5], jnp.int32))
@@ -134,7 +135,7 @@ def test_what_a_refused_draft_left_is_never_looked_at():
 @pytest.mark.parametrize("name", sorted(EXACT))
 def test_every_exact_dispatch_serves_alike_and_ignores_padding(name):
     tokens, count = random_tokens(2, 4), jnp.array([3, 0], jnp.int32)
-    made, cache = program(name=name)(weights_of(), empty_cache(CONFIG, 2, 64), tokens, count)
+    made, cache = program(name=name)(weights_of(), empty_cache(CONFIG, 2, room=64), tokens, count)
     close(made[0, :3], whole(CONFIG, weights_of(), tokens[:1, :3])[0])
     assert np.isfinite(made).all()
     assert cache.length.tolist() == [3, 0]
@@ -147,7 +148,7 @@ def test_prefill_gives_the_last_token_of_each_prompt(router):
     tokens, length = random_tokens(3, 24), jnp.array([1, 8, 21], jnp.int32)
     model = ServedModel(weights_of(config), config, "all_experts")
     read = jit(lambda c, t, n: prefill(model, c, t, n, 8))
-    last, cache = read(empty_cache(config, 3, 64), tokens, length)
+    last, cache = read(empty_cache(config, 3, room=64), tokens, length)
     assert cache.length.tolist() == [1, 8, 21]
     wanted = whole(config, weights_of(config), tokens)
     close(logits(model, last), wanted[np.arange(3), length - 1])
@@ -266,13 +267,40 @@ def test_sampled_generation_is_repeated_whatever_stands_beside_it():
     assert one.of(0) != generated(sampling=sampled(seed=[8, 8, 9])).of(0)
 
 
+def poisoned(field="unembedding", weights=None):
+    """Weights of which one number is none."""
+    weights = weights_of() if weights is None else weights
+    return dataclasses.replace(weights, **{field: getattr(weights, field).at[0, 0].set(jnp.nan)})
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": 0.8, "top_p": 0.9}], ids=str)
+def test_logits_that_are_not_finite_are_told(settings):
+    with pytest.raises(FloatingPointError, match="generate: the logits of sequence 0 are not finite at new token 0"):
+        generate(CONFIG, poisoned(), PROMPTS, 12, make_sampling(3, **settings), chunk=32, dispatch="all_experts")
+    with pytest.raises(FloatingPointError, match="together"):
+        together(CONFIG, poisoned(), random_tokens(2, 8), 3, all_experts)
+
+
+def test_only_the_sequence_that_meets_what_is_not_finite_is_named():
+    prompts = [[1, 2], [0, 3], [5, 6]]
+    with pytest.raises(FloatingPointError, match=r"sequence 1 .* new token 0"):
+        generate(CONFIG, poisoned("embedding"), prompts, 1, chunk=32, dispatch="all_experts")  # of token 0
+
+
+def test_equal_prompts_get_answers_of_their_own():
+    made = generated([[1, 2, 3]] * 3, make_sampling(3))
+    assert made.of(0) != made.of(1) != made.of(2)
+    alike = generated([[1, 2, 3]] * 3, make_sampling(3, seed=[0] * 3))
+    assert alike.of(0) == alike.of(1) == alike.of(2) == made.of(0)
+
+
 # Pages and errors
 
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 70)), max_size=30))
 def test_no_page_has_two_owners_and_none_is_lost(asked):
-    pool = Pool(4, 64, 9, 16)
+    pool = Pool(batch=4, room=64, count=9, size=16)
     for row, tokens in asked:
         if row in pool.held:
             pool.give_back(row)
@@ -291,9 +319,9 @@ def test_no_page_has_two_owners_and_none_is_lost(asked):
 
 
 def test_bytes_of_a_cache_are_those_of_its_tokens():
-    cache = empty_cache(CONFIG, 3, 50)
+    cache = empty_cache(CONFIG, 3, room=50)
     assert sum(a.nbytes for a in cache.key + cache.value) == 3 * 50 * bytes_per_token(CONFIG)
-    cache = empty_pages(CONFIG, 3, 64, 7, 16)
+    cache = empty_pages(CONFIG, batch=3, room=64, count=7, size=16)
     assert sum(a.nbytes for a in cache.key + cache.value) == 7 * 16 * bytes_per_token(CONFIG)
     assert cache.room == 64
 
@@ -302,12 +330,18 @@ def test_bytes_of_a_cache_are_those_of_its_tokens():
     "call, says",
     [
         (lambda: empty_cache(CONFIG, 0), r"empty_cache.batch is 0; allowed: a whole number at least 1"),
-        (lambda: empty_cache(CONFIG, 1, 2.5), r"empty_cache.room is 2.5; allowed: a whole number at least 1"),
-        (lambda: empty_pages(CONFIG, 1, 64, 0, 16), r"empty_pages.count is 0; allowed"),
-        (lambda: empty_pages(CONFIG, 1, 65, 9, 16), r"empty_pages.room is 65; allowed: a multiple of size \(16\)"),
-        (lambda: Pool(2, 64, 8, 16).give_back(0), r"Pool.give_back.row is 0; allowed: a row with pages"),
-        (lambda: Pool(2, 64, 8, 16).take(0, 65), r"Pool.take.tokens is 65; allowed: 1 to 64"),
-        (lambda: Pool(2, 64, 8, 16).take(0, 0), r"Pool.take.tokens is 0; allowed: 1 to 64"),
+        (lambda: empty_cache(CONFIG, 1, room=2.5), r"empty_cache.room is 2.5; allowed: a whole number at least 1"),
+        (lambda: empty_pages(CONFIG, batch=1, room=64, count=0, size=16), r"empty_pages.count is 0; allowed"),
+        (
+            lambda: empty_pages(CONFIG, batch=1, room=65, count=9, size=16),
+            r"empty_pages.room is 65; allowed: a multiple of size \(16\)",
+        ),
+        (
+            lambda: Pool(batch=2, room=64, count=8, size=16).give_back(0),
+            r"Pool.give_back.row is 0; allowed: a row with pages",
+        ),
+        (lambda: Pool(batch=2, room=64, count=8, size=16).take(0, 65), r"Pool.take.tokens is 65; allowed: 1 to 64"),
+        (lambda: Pool(batch=2, room=64, count=8, size=16).take(0, 0), r"Pool.take.tokens is 0; allowed: 1 to 64"),
         (lambda: select_dispatch("by_capacity", 1), r"dispatch is 'by_capacity'; allowed: .*which drop no token"),
         (lambda: select_dispatch("fast", 1), r"dispatch is 'fast'; allowed: all_experts, "),
         (lambda: generate(CONFIG, weights_of(), [], 5), r"generate.prompts is empty; allowed: at least one"),
@@ -336,11 +370,11 @@ def test_tokens_are_whole_numbers():
 
 
 def test_a_row_has_pages_once():
-    pool = Pool(2, 64, 8, 16)
+    pool = Pool(batch=2, room=64, count=8, size=16)
     pool.take(1, 20)
     with pytest.raises(ValueError, match=r"Pool.take.row is 1; allowed: a row without pages"):
         pool.take(1, 20)
     with pytest.raises(OutOfPages, match=r"Pool.take.tokens is 64, of 4 pages; allowed: the 0 pages free"):
-        small = Pool(2, 64, 4, 16)
+        small = Pool(batch=2, room=64, count=4, size=16)
         small.take(0, 50)
         small.take(1, 64)

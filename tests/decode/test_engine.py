@@ -6,6 +6,7 @@ import json
 
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy.cost.inference.queueing import Policy, simulate
@@ -362,6 +363,33 @@ class StaticTraffic(Traffic):
 for _machine in (Traffic, StaticTraffic):
     _machine.TestCase.settings = settings(max_examples=20, stateful_step_count=25)
 TestTraffic, TestStaticTraffic = Traffic.TestCase, StaticTraffic.TestCase
+
+
+# Seeds, and what cannot be drawn
+
+
+def test_requests_have_seeds_of_their_own_and_the_same_when_they_come_again():
+    one, two, again = a_request("one"), a_request("two"), a_request("one")
+    assert one.seed != two.seed and one.seed == again.seed
+    assert a_request(seed=0).seed == 0
+    engine = an_engine()
+    answers = [engine.submit(dataclasses.replace(r, temperature=1.0, limit=12)) for r in (one, two)]
+    engine.run()
+    assert answers[0].made != answers[1].made
+
+
+def test_a_request_whose_logits_are_not_finite_is_cancelled_and_told_and_the_others_go_on(tmp_path):
+    model = decoder().model
+    weights = dataclasses.replace(model.weights, embedding=model.weights.embedding.at[9].set(jnp.nan))
+    with Journal(tmp_path / "journal") as journal:
+        engine = Engine(PlainDecoder(dataclasses.replace(model, weights=weights)), POLICY, LIMITS, journal=journal)
+        good, bad = (engine.submit(a_request(name, prompt)) for name, prompt in (("good", [1, 2]), ("bad", [9, 2])))
+        with pytest.raises(FloatingPointError, match=r"requests \['bad'\] are not finite, and these are cancelled"):
+            engine.run()
+        engine.run()
+        assert (good.state, bad.state, bad.made) == ("finished", "cancelled", [])
+        assert engine.idle and engine.pages_free == LIMITS.pages
+        assert journal.finished["bad"] is None and not journal.unfinished
 
 
 # Time

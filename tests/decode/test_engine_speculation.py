@@ -56,7 +56,7 @@ DECODERS = {
     "tree": {"drafter": a_model(wide((2, 2)))},
     "text": {"drafter": PromptLookup(16, chain(3))},
     "staged": {"drafter": StagedDraft(ServedModel(weights_of(2), CONFIG, SEND), a_model(chain(2)), chain(3))},
-    "adaptive": {"drafter": a_model(chain(4)), "adaptive": AdaptiveLength(0.1, 0.02, memory=0.5)},
+    "adaptive": {"drafter": a_model(chain(4)), "adaptive": AdaptiveLength(0.1, more=0.02, memory=0.5)},
 }
 
 

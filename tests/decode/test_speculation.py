@@ -21,6 +21,7 @@ from anatomy.decode import (
     Threshold,
     chain,
     distribution,
+    exact,
     generate,
     make_sampling,
     record,
@@ -164,7 +165,7 @@ def test_a_draft_is_as_long_as_is_wanted(length):
 
 
 def test_accepted_drafts_get_longer_and_refused_ones_shorter():
-    adaptive = AdaptiveLength(0.05, 0.02, memory=0.5)
+    adaptive = AdaptiveLength(0.05, more=0.02, memory=0.5)
     good, bad = (
         spoken(d, limit=40, sampling=sampled(), adaptive=adaptive) for d in (itself(chain(8)), a_model(chain(8)))
     )
@@ -175,13 +176,13 @@ def test_accepted_drafts_get_longer_and_refused_ones_shorter():
 
 @pytest.mark.slow
 def test_an_adapted_draft_is_greedy_too():
-    adaptive, drafter = AdaptiveLength(0.05, 0.02, memory=0.5), a_model(chain(8))
+    adaptive, drafter = AdaptiveLength(0.05, more=0.02, memory=0.5), a_model(chain(8))
     np.testing.assert_array_equal(spoken(drafter, adaptive=adaptive).tokens, spoken(drafter, length=0).tokens)
 
 
 @given(st.floats(0.01, 0.99), st.floats(0, 0.5), st.floats(0, 0.2))
 def test_the_adapted_length_is_the_best_by_the_cost_model(alignment, cost, more):
-    found = AdaptiveLength(cost, more).length(jnp.array([[alignment * 8, 8.0]]), 6)
+    found = AdaptiveLength(cost, more=more).length(jnp.array([[alignment * 8, 8.0]]), 6)
     assert int(found[0]) == max(1, int(best_length(even_survival(alignment, 6), cost, 1 + more * jnp.arange(7))))
 
 
@@ -373,6 +374,32 @@ def test_a_recording_is_of_the_speculation_that_runs(drafter, temperature):
     assert "rejected" in fates
 
 
+# Logits that are not finite
+
+
+def poisoned(config, seed=0):
+    weights = weights_of(config, seed)
+    return dataclasses.replace(weights, unembedding=weights.unembedding.at[0, 0].set(jnp.nan))
+
+
+@pytest.mark.parametrize("rule", [exact, Lenient(0.4), Threshold(0.3)], ids=str)
+@pytest.mark.parametrize("who", ["target", "draft"])
+def test_logits_that_are_not_finite_are_told_whoever_makes_them(who, rule):
+    weights = poisoned(CONFIG) if who == "target" else weights_of(CONFIG)
+    draft = ServedModel(poisoned(SMALL, 1) if who == "draft" else weights_of(SMALL, 1), SMALL, SEND)
+    if who == "draft" and isinstance(rule, Threshold):
+        pytest.skip("does not look at q, and refuses a token that could not be drawn")
+    for heat in (0.0, 0.8):
+        settings = sampled(temperature=heat)
+        with pytest.raises(FloatingPointError, match="speculate: the logits of sequence"):
+            speculate(
+                CONFIG, weights, prompts(), LIMIT, DraftModel(draft, chain(3)), settings,
+                rule=rule, chunk=16, dispatch=SEND,
+            )  # fmt: skip
+    with pytest.raises(FloatingPointError, match="record"):
+        record(CONFIG, weights, [1, 2], DraftModel(draft, chain(3)), 2, rule=rule, dispatch=SEND)
+
+
 # Bad input
 
 
@@ -398,6 +425,7 @@ def test_a_recording_is_of_the_speculation_that_runs(drafter, temperature):
         (lambda: spoken(PromptLookup(15)), "speculate.drafter has a vocabulary of 15; allowed: 16"),
         (lambda: spoken(a_model(wide((2,))), adaptive=AdaptiveLength(0.1)), "speculate.adaptive is for chains"),
         (lambda: ServedModel(weights_of(SMALL, 1), SMALL, "by_capacity"), "dispatch"),
+        (lambda: DraftModel(ServedModel(weights_of(SMALL, 1), SMALL), wide((17,))), "has 17 children .*vocabulary"),
         (lambda: PromptLookup(16, wide((2,))), "PromptLookup.tree is .*; allowed: a chain"),
         (lambda: PromptLookup(16, longest=0), "PromptLookup.longest is 0; allowed: a whole number at least 1"),
         (

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from anatomy.model import Config, forward, init
+from anatomy.model import Config, forward, init, unstack
 from anatomy.model.routing_statistics import (
     chosen_experts,
     expert_load,
@@ -19,7 +19,7 @@ CONFIG = Config(
 
 
 @pytest.mark.parametrize("router", ["top_k", "hash"])
-@pytest.mark.parametrize("laid", [lambda w: w, apart])
+@pytest.mark.parametrize("laid", [lambda w: w, unstack])
 def test_routes_are_those_of_the_pass(router, laid):
     config = CONFIG.replace(router=router)
     weights = laid(init(config, jax.random.key(0)))

@@ -111,7 +111,7 @@ def checked(monkeypatch):
 def test_every_function_keeps_to_its_annotations(checked, router, kv_heads, experts, send):
     config = SMALL.replace(router=router, kv_heads=kv_heads, experts=experts, top_k=min(2, experts))
     weights, tokens = weights_of(config), some_tokens(3, 4)
-    cache = attention.empty_cache(config, 3, 7)
+    cache = attention.empty_cache(config, 3, room=7)
 
     for held in (None, cache):
         made = jax.eval_shape(
@@ -315,7 +315,7 @@ def test_expert_choice_looks_ahead():
 @given(st.sampled_from(CAUSAL), st.sets(st.integers(1, 7)))
 def test_a_cache_changes_nothing_in_any_split(router, cuts):
     config = SMALL.replace(router=router)
-    tokens, cache, made = some_tokens(), empty_cache(config, 2, 10), []
+    tokens, cache, made = some_tokens(), empty_cache(config, 2, room=10), []
     for first, last in itertools.pairwise([0, *sorted(cuts), 8]):
         output = run(config, weights_of(config), tokens[:, first:last], cache)
         made.append(np.asarray(output.logits))

@@ -237,7 +237,7 @@ def test_what_cannot_be_read_is_named():
     with pytest.raises(ValueError, match=r"tokens of a sequence are 11; allowed: at most 10, the Config\.context"):
         vision.forward(CONFIG, VISION, text, added, some_tokens(length=11), seen)
     with pytest.raises(ValueError, match="at most 4, the room of the cache"):
-        vision.forward(CONFIG, VISION, text, added, some_tokens(), seen, empty_cache(CONFIG, 2, 4))
+        vision.forward(CONFIG, VISION, text, added, some_tokens(), seen, empty_cache(CONFIG, 2, room=4))
     read = functools.partial(vision.read, CONFIG, VISION, text, added, pictures())
     with pytest.raises(ValueError, match="tokens of the prompt are 0; allowed: 1 to 5"):
         read(np.zeros(0, np.int32), 5, 0)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from anatomy.decode.sampling import check_tokens, make_sampling, sample
 from anatomy.model import Config, Weights, empty_cache, forward
 from anatomy.model.moe import Dispatch
 from anatomy.specs.base import COUNT, check_arguments
@@ -31,12 +32,15 @@ def together(
         The answers, and the share of choices that were dropped in each pass.
 
     Raises:
+        FloatingPointError: logits are not finite.
         ValueError: the limit is below 1 or not whole, or prompt and answer are longer than the context.
     """
     check_arguments("together", COUNT, limit=limit)
     if (most := np.shape(prompts)[1] + limit) > config.context:
         raise ValueError(f"together.prompts and limit need {most} tokens; allowed: at most {config.context}")
-    return _together(config, limit, dispatch, weights, jnp.asarray(prompts, jnp.int32))
+    answers, dropped = _together(config, limit, dispatch, weights, jnp.asarray(prompts, jnp.int32))
+    check_tokens("together", np.asarray(answers), np.full(len(prompts), limit))
+    return answers, dropped
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -44,13 +48,14 @@ def _together(
     config: Config, limit: int, dispatch: Dispatch, weights: Weights, prompts: Int[Array, "B S"]
 ) -> tuple[Int[Array, "B A"], Float[Array, "A"]]:
     """The whole loop, one program."""
+    greedy = make_sampling(len(prompts), temperature=0.0)
 
     def read(tokens: Array, cache: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         made = forward(config, weights, tokens, cache, dispatch)
-        token = jnp.argmax(made.logits[:, -1], -1).astype(jnp.int32)
+        token = sample(made.logits[:, -1], greedy, made.cache.length)
         return (token, made.cache), (token, made.dropped)
 
-    start, first = read(prompts, empty_cache(config, len(prompts), prompts.shape[1] + limit))
+    start, first = read(prompts, empty_cache(config, len(prompts), room=prompts.shape[1] + limit))
     _, rest = jax.lax.scan(lambda carry, _: read(carry[0][:, None], carry[1]), start, length=limit - 1)
     answers, dropped = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, rest)
     return answers.T, dropped

@@ -115,6 +115,7 @@ def generate(
     limit: int,
     sampling: Sampling | None = None,
     end: Sequence[int] = (),
+    *,
     room: int | None = None,
     chunk: int = CHUNK,
     dispatch: str | None = None,
@@ -143,7 +144,7 @@ def generate(
     room = whole if room is None else room
     if inputs.most > room:
         raise ValueError(f"generate.room is {room}; allowed: at least {inputs.most}, that prompts and limit need")
-    model, cache = ServedModel(weights, config, dispatch), empty_cache(config, len(prompts), room)
+    model, cache = ServedModel(weights, config, dispatch), empty_cache(config, len(prompts), room=room)
     made = _generate(
         inputs.limit, inputs.chunk, model, cache, inputs.tokens, inputs.length, inputs.sampling, inputs.end
     )

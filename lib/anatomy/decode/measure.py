@@ -59,6 +59,7 @@ def decode_seconds(
     models: Mapping[str, tuple[Config, Weights]],
     batch: int,
     contexts: Sequence[int],
+    *,
     passes: int = 4,
     repeats: int = 12,
 ) -> dict[str, list[float]]:
@@ -82,7 +83,7 @@ def decode_seconds(
     for name, (config, weights) in models.items():
         room = max(contexts) + passes
         model = ServedModel(weights, config.replace(context=room))
-        states[name] = jnp.zeros(batch, jnp.int32), empty_cache(model.config, batch, room)
+        states[name] = jnp.zeros(batch, jnp.int32), empty_cache(model.config, batch, room=room)
 
         def do(length: int, name: str = name, model: ServedModel = model) -> None:
             token, cache = states[name]
@@ -111,6 +112,7 @@ def step_seconds(
     policy: Policy,
     limits: Limits,
     tokens: Int[np.ndarray, "rows tokens"],
+    *,
     sequences: Sequence[int],
     contexts: Sequence[int],
     prompts: Sequence[int],

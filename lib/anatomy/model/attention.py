@@ -89,7 +89,7 @@ def empty_arrays(config: Config, *shape: int) -> dict[str, tuple[Array, ...]]:
     return {n: tuple(jnp.zeros(shape, jnp.float32) for _ in range(config.layers)) for n in ("key", "value")}
 
 
-def empty_cache(config: Config, batch: int, room: int | None = None) -> Rows:
+def empty_cache(config: Config, batch: int, *, room: int | None = None) -> Rows:
     """An empty cache of rows.
 
     Args:

@@ -72,7 +72,7 @@ class Pages:
 register(Pages)
 
 
-def empty_pages(config: Config, batch: int, room: int, count: int, size: int) -> Pages:
+def empty_pages(config: Config, *, batch: int, room: int, count: int, size: int) -> Pages:
     """An empty cache of pages, none of which belongs to a row yet.
 
     Args:
@@ -104,7 +104,7 @@ class Pool:
         table: B x M page numbers as `Pages.table` needs them; of a row without pages, zeros.
     """
 
-    def __init__(self, batch: int, room: int, count: int, size: int) -> None:
+    def __init__(self, *, batch: int, room: int, count: int, size: int) -> None:
         """All pages free; arguments as of `empty_pages`."""
         self.size, self.count = size, count
         self.free = list(range(count - 1, -1, -1))

@@ -94,18 +94,15 @@ class PlainDecoder:
 def cache_within(config: Config, slots: int, limits: Limits) -> Cache:
     """The cache that these limits ask for."""
     if limits.page is None:
-        return empty_cache(config, slots, limits.room)
-    return empty_pages(config, slots, whole_pages(limits), page_count(slots, limits), limits.page)
+        return empty_cache(config, slots, room=limits.room)
+    return empty_pages(config, **page_layout(slots, limits))
 
 
-def whole_pages(limits: Limits) -> int:
-    """`Limits.room`, in whole pages."""
-    return -(-limits.room // limits.page) * limits.page
-
-
-def page_count(slots: int, limits: Limits) -> int:
-    """Pages of the cache."""
-    return slots * whole_pages(limits) // limits.page if limits.pages is None else limits.pages
+def page_layout(slots: int, limits: Limits) -> dict[str, int]:
+    """Arguments of `empty_pages` and of its `Pool`; a row's room is rounded up to whole pages."""
+    room = -(-limits.room // limits.page) * limits.page
+    count = slots * room // limits.page if limits.pages is None else limits.pages
+    return {"batch": slots, "room": room, "count": count, "size": limits.page}
 
 
 def placed(cache: Cache, table: Int[np.ndarray, "B M"] | None, length: Int[np.ndarray, "B"]) -> Cache:

@@ -21,7 +21,7 @@ from anatomy.cost.inference.queueing import Policy
 from anatomy.cost.inference.step_costs import Work
 from anatomy.decode.cache import Pool
 from anatomy.decode.engine.clock import Clock
-from anatomy.decode.engine.decoder import Decoder, page_count, whole_pages
+from anatomy.decode.engine.decoder import Decoder, page_layout
 from anatomy.decode.engine.journal import Journal
 from anatomy.decode.engine.requests import Answer, Limits, Refused, Request
 from anatomy.decode.generate import check_prompt
@@ -103,7 +103,7 @@ class Engine:
         # A pass may write past the end of an answer; that has room of its own.
         space = dataclasses.replace(limits, room=limits.room + decoder.ahead)
         if limits.page is not None:
-            self._pool = Pool(slots, whole_pages(space), page_count(slots, space), limits.page)
+            self._pool = Pool(**page_layout(slots, space))
         self._length, self._token = np.zeros((2, slots), np.int32)
         self._sampling = jax.tree.map(np.array, make_sampling(slots, temperature=0.0))
         self._state = decoder.empty(slots, space, self._chunk)

@@ -32,6 +32,7 @@ class AdaptiveLength:
     """
 
     draft: float
+    _: dataclasses.KW_ONLY
     more: float = 0.0
     memory: float = 0.95
 

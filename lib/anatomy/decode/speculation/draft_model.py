@@ -46,7 +46,7 @@ class DraftModel:
 
     def empty(self, batch: int, room: int) -> Rows:
         """An empty cache."""
-        return empty_cache(self.model.config, batch, room)
+        return empty_cache(self.model.config, batch, room=room)
 
     def read(self, state: Rows, tokens: Array, count: Array, rows: Array | None) -> Rows:
         """As `Drafter.read`."""

@@ -86,7 +86,7 @@ def speculate(
     room = -(-(inputs.most + tree.drafted) // inputs.chunk) * inputs.chunk
     history = np.zeros((len(prompts), room), np.int32)
     history[:, : inputs.tokens.shape[1]] = inputs.tokens
-    cache, draft = empty_cache(config, len(prompts), room), drafter.empty(len(prompts), room)
+    cache, draft = empty_cache(config, len(prompts), room=room), drafter.empty(len(prompts), room)
     state = SpeculationState(cache, draft, jnp.asarray(history), inputs.length)
     speculation = Speculation(ServedModel(weights, config, dispatch), drafter, rule)
     fixed = LoopSettings(inputs.limit, inputs.chunk, adaptive)

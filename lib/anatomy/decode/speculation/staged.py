@@ -53,7 +53,7 @@ class StagedDraft:
     def empty(self, batch: int, room: int) -> tuple[Cache, State]:
         """Empty caches."""
         room += self.drafter.tree.drafted
-        return empty_cache(self.model.config, batch, room), self.drafter.empty(batch, room)
+        return empty_cache(self.model.config, batch, room=room), self.drafter.empty(batch, room)
 
     def read(self, state: tuple[Cache, State], tokens: Array, count: Array, rows: Array | None) -> tuple[Cache, State]:
         """Both read."""

@@ -140,7 +140,7 @@ def start_speculation(
         history: tokens of each row, and room for all that steps may add.
         known: how many of them are known; of one row at least two.
     """
-    empty = empty_cache(model.config, *history.shape), drafter.empty(*history.shape)
+    empty = empty_cache(model.config, history.shape[0], room=history.shape[1]), drafter.empty(*history.shape)
     read = _prefill(model, drafter, empty, history[:, : int(known.max()) - 1], known - 1)
     return SpeculationState(*read, jnp.asarray(history), jnp.asarray(known))
 
