@@ -251,7 +251,7 @@ def test_a_full_queue_refuses_until_there_is_room():
         (
             lambda: recorded([an_engine().submit(a_request())]),
             ValueError,
-            r"recorded.answers has \['one'\], not finished",
+            r"recorded.answers has \['one'\], which are not finished",
         ),
     ],
 )

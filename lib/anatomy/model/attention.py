@@ -8,7 +8,7 @@ Axes as in `transformer`; N places of a cache.
 """
 
 import dataclasses
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from anatomy.model.config import Config
 from anatomy.specs.base import between, check_arguments, register
 
 
+@runtime_checkable
 class Attention(Protocol):
     """What a block asks for; `context` is what its heads have read."""
 

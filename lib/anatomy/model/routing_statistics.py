@@ -42,7 +42,7 @@ def expert_load(chosen: Int[Array, "L ... k"], experts: int) -> Float[Array, "L 
 def routing_correlation(chosen: Int[Array, "L S m k"], experts: int) -> Float[Array, "L"]:
     """Intraclass correlation rho of the choices within sequences, for each layer.
 
-    How alike the tokens of a sequence choose, beyond what the shares of the experts make them: 0 where each token
+    How alike the tokens of a sequence choose, beyond what the load of the experts makes them: 0 where each token
     chooses by itself, 1 where a whole sequence goes where its first token goes. By analysis of variance, with p_se the
     share of the m tokens of sequence s that visit expert e, p_e its mean over the S sequences, and sums over experts:
 

@@ -8,7 +8,7 @@ Axes as in `cache`; A tokens that a pass may add to a row.
 
 import dataclasses
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from anatomy.model import Config, empty_cache
 S = TypeVar("S")
 
 
+@runtime_checkable
 class Decoder(Protocol, Generic[S]):
     """What the engine asks for. `PlainDecoder` makes a token a pass; speculation makes more."""
 

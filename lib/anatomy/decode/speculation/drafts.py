@@ -13,7 +13,7 @@ Axes as in `cache`; n drafted nodes, V tokens of the vocabulary, N tokens of a h
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +38,7 @@ class Drafted(NamedTuple):
     mask: Bool[Array, "B n"]  # whether it was drafted
 
 
+@runtime_checkable
 class Drafter(Protocol):
     """What speculation asks of a draft; a tree of arrays, with `tree` and `vocabulary` static."""
 
