@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 
 import hypothesis.strategies as st
 import jax
@@ -29,6 +28,7 @@ from anatomy.decode import (
     wide,
 )
 from anatomy.decode.sampling.acceptance import distance
+from anatomy.decode.speculation import loop
 from anatomy.model import Config, forward, init, unstack
 from anatomy.model.moe import all_experts
 from hypothesis import given
@@ -41,13 +41,12 @@ SEND = "all_experts"
 LIMIT = 14
 
 
-LOOP = importlib.import_module("anatomy.decode.speculation.speculate")  # the package has the function of this name
-OPTIMISED = LOOP._speculate
+OPTIMISED = loop._speculate
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _quick():
-    with quick.compiled(LOOP, "_speculate", static_argnums=0, donate_argnums=1):
+    with quick.compiled(loop, "_speculate", static_argnums=0, donate_argnums=1):
         yield
 
 
@@ -154,7 +153,7 @@ def test_a_row_does_not_depend_on_its_neighbours(drafter):
 
 
 def test_nor_does_it_where_the_program_is_fully_optimised(monkeypatch):
-    monkeypatch.setattr(LOOP, "_speculate", OPTIMISED)
+    monkeypatch.setattr(loop, "_speculate", OPTIMISED)
     test_a_row_does_not_depend_on_its_neighbours(DRAFTS["model"])
 
 

@@ -3,9 +3,9 @@
 from anatomy.decode.speculation.adaptive import AdaptiveLength
 from anatomy.decode.speculation.draft_model import DraftModel
 from anatomy.decode.speculation.drafts import Drafter
+from anatomy.decode.speculation.loop import GeneratedBySpeculation, speculate
 from anatomy.decode.speculation.prompt_lookup import PromptLookup
-from anatomy.decode.speculation.record import record
-from anatomy.decode.speculation.speculate import GeneratedBySpeculation, speculate
+from anatomy.decode.speculation.recording import record
 from anatomy.decode.speculation.staged import StagedDraft
 from anatomy.decode.speculation.step import (
     Speculation,
