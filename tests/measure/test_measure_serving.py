@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from anatomy.cost.inference.answers import Steps
 from anatomy.cost.inference.step_costs import Table
-from anatomy.decode import Plain
+from anatomy.decode import PlainDecoder, ServedModel
 from anatomy.measure import serving
 from anatomy.model import Config, init
 from anatomy.train.data import LENGTH, VOCABULARY
 
 FEW = 10
+
+
+def small_decoder(config):
+    return PlainDecoder(ServedModel(init(config, jax.random.key(0)), config, "all_experts"))
 
 
 def test_a_recording_names_its_source_and_its_licence():
@@ -80,7 +84,7 @@ def small(monkeypatch):
     monkeypatch.setattr(
         serving, "GRID", {"sequences": (0, 1, serving.SLOTS), "contexts": (32, 192), "prompts": (0, 64)}
     )
-    monkeypatch.setattr(serving, "decoder", lambda: Plain(config, init(config, jax.random.key(0)), "all_experts"))
+    monkeypatch.setattr(serving, "decoder", lambda: small_decoder(config))
     serving.results.cache_clear()
     yield asked
     serving.results.cache_clear()

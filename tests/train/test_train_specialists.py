@@ -5,7 +5,7 @@ import dataclasses
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from anatomy.model.routing import by_hash
+from anatomy.model.moe.routing import by_hash
 from anatomy.train import corpus, recipes, specialists, tokens
 from anatomy.train.data import VOCABULARY
 from anatomy.train.loop import Training

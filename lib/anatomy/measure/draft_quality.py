@@ -12,21 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import chisquare
 
-from anatomy.cost.inference import acceptance
 from anatomy.decode import (
     Drafter,
     Lenient,
-    Lookup,
+    PromptLookup,
     chain,
     exact,
+    make_sampling,
     record,
-    sampling,
     speculate,
 )
-from anatomy.decode.accepting import Rule
+from anatomy.decode.sampling import AcceptanceRule, acceptance
 from anatomy.measure.speculation import FOUR, ROOM, TARGETS, Target, cached, drafter
-from anatomy.model import Config, Weights, apart, forward
-from anatomy.model.routes import routes
+from anatomy.model import Config, Weights, forward, unstack
+from anatomy.model.routing_statistics import chosen_experts
 from anatomy.train import recipes, tokens
 from anatomy.train.data import VOCABULARY
 
@@ -36,22 +35,22 @@ JUDGE = "experts_16_0"  # a target, and drafts: one as large and as good, and on
 DRAFTS = ("the text", "draft", "experts_1_0", "experts_16_1", "distilled_16")
 ROWS, BEGUN = 32, 32  # texts of each domain, and tokens of each that are given
 DRAWN, CALLS = 4096, 8  # sequences at once, and how often
-RULES: dict[str, Rule] = {"exact": exact, "lenience 1/2": Lenient(0.5)}
+RULES: dict[str, AcceptanceRule] = {"exact": exact, "lenience 1/2": Lenient(0.5)}
 TEXT, SEED, ROUNDS = "And the LORD said unto Moses", 3, 6  # of the recording
 
 
 def trained_model(name: str) -> Target:
     """A trained model as it is, for no longer texts than the others."""
     made = recipes.trained(name, progress=False)
-    return Target(made.config.replace(context=ROOM), apart(made.weights), ALL)
+    return Target(made.config.replace(context=ROOM), unstack(made.weights), ALL)
 
 
 def measure_recording() -> list[dict[str, Any]]:
     """Speculation steps of the book's target and draft on one text (`decode.record`)."""
     made = recipes.trained("target", progress=False)
     with jax.enable_x64(False):
-        draft, how = drafter(chain(FOUR), "draft"), sampling(seed=SEED)
-        return record(made.config, made.weights, prompt_tokens(), draft, ROUNDS, how, send=ALL)
+        draft, sampling = drafter(chain(FOUR), "draft"), make_sampling(seed=SEED)
+        return record(made.config, made.weights, prompt_tokens(), draft, ROUNDS, sampling, dispatch=ALL)
 
 
 @cache
@@ -96,10 +95,10 @@ def measure_by_draft() -> dict[str, dict[str, list[float]]]:
     with jax.enable_x64(False):
         judge, given, found = trained_model(JUDGE), prompts_by_domain(), {}
         prompts = [text for each in given.values() for text in each]
-        how = sampling(len(prompts), seed=list(range(len(prompts))))
+        sampling = make_sampling(len(prompts), seed=list(range(len(prompts))))
         for name in DRAFTS:
-            draft: Drafter = Lookup(VOCABULARY, chain(FOUR)) if name == DRAFTS[0] else drafter(chain(FOUR), name)
-            made = speculate(judge.config, judge.weights, prompts, ROOM - BEGUN, draft, how, send=ALL)
+            draft: Drafter = PromptLookup(VOCABULARY, chain(FOUR)) if name == DRAFTS[0] else drafter(chain(FOUR), name)
+            made = speculate(judge.config, judge.weights, prompts, ROOM - BEGUN, draft, sampling, dispatch=ALL)
             rows = np.array([[*prompt, *made.of(i)] for i, prompt in enumerate(prompts)])
             overlap = made.accepted / np.maximum(made.drafted, 1)
             if name != DRAFTS[0]:
@@ -108,7 +107,7 @@ def measure_by_draft() -> dict[str, dict[str, list[float]]]:
             found[name] = {}
             for number, domain in enumerate(given):
                 some = slice(number * ROWS, (number + 1) * ROWS)
-                a_round = (made.count[some] - 1).sum() / made.rounds[some].sum()
+                a_round = (made.count[some] - 1).sum() / made.steps[some].sum()
                 share = made.accepted[some].sum() / made.drafted[some].sum()
                 found[name][domain] = [float(overlap[some].mean()), float(a_round), float(share)]
         return found
@@ -129,7 +128,7 @@ def experts_read(batches: Sequence[int], blocks: Sequence[int]) -> np.ndarray:
     bpe, made = tokens.tokenizer(VOCABULARY), trained_model(TARGETS["16 experts"][0])
     texts = [np.asarray(tokens.packed(bpe, name, "held_out", ROOM))[:64, :ROOM] for name in tokens.EPOCHS]
     with jax.enable_x64(False):
-        chosen = np.asarray(routes(made.config, made.weights, np.stack(texts, 1).reshape(-1, ROOM))[0])
+        chosen = np.asarray(chosen_experts(made.config, made.weights, np.stack(texts, 1).reshape(-1, ROOM))[0])
     return np.array([[read_at_once(chosen, made.config.experts, n, m) for m in blocks] for n in batches])
 
 
@@ -163,15 +162,15 @@ def measure_exactness() -> dict[str, list[float]]:
     return {name: drawn_by(rule) for name, rule in RULES.items()}
 
 
-def drawn_by(rule: Rule) -> list[float]:
+def drawn_by(rule: AcceptanceRule) -> list[float]:
     """Two tokens after the mark that begins a text: the first is the prompt's, the second the loop's."""
     bpe = tokens.tokenizer(VOCABULARY)
     with jax.enable_x64(False):
         judge, draft, count = trained_model(JUDGE), drafter(chain(1), "draft"), np.zeros(VOCABULARY)
         for call in range(CALLS):
-            how = sampling(DRAWN, seed=list(range(call * DRAWN, (call + 1) * DRAWN)))
+            sampling = make_sampling(DRAWN, seed=list(range(call * DRAWN, (call + 1) * DRAWN)))
             prompts = [[bpe.end]] * DRAWN
-            made = speculate(judge.config, judge.weights, prompts, 3, draft, how, rule=rule, chunk=4, send=ALL)
+            made = speculate(judge.config, judge.weights, prompts, 3, draft, sampling, rule=rule, chunk=4, dispatch=ALL)
             count += np.bincount(made.tokens[:, 1], minlength=VOCABULARY)
         pairs = np.stack([np.full(VOCABULARY, bpe.end), np.arange(VOCABULARY)], 1)
         after = distribution(judge, pairs).astype(

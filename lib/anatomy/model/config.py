@@ -18,7 +18,7 @@ class Config:
         layers: L.
         d_model: D, width of the residual stream.
         heads: H, query heads.
-        kv_heads: K, key and value heads: H is multi-head, 1 multi-query, between them grouped-query attention.
+        kv_heads: K, KV heads: H is multi-head, 1 multi-query, between them grouped-query attention.
         head_dim: C, width of a head; even, for rotary positions.
         d_ff: F, width of an expert.
         experts: E of a layer.

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from anatomy.model import Config, Weights, dispatch, forward
+from anatomy.model import Config, Weights, forward, moe
 from anatomy.train.loop import Data
 
 
@@ -39,4 +39,4 @@ class Distilled:
 
 @partial(jax.jit, static_argnums=0)
 def _law(config: Config, weights: Weights, rows: Int[Array, "count length+1"]) -> Float[Array, "count length V"]:
-    return jax.nn.softmax(forward(config, weights, rows[:, :-1], send=dispatch.with_overflow).logits)
+    return jax.nn.softmax(forward(config, weights, rows[:, :-1], dispatch=moe.with_overflow).logits)

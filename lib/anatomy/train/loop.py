@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from anatomy.model import Config, Weights, dispatch, forward, init
+from anatomy.model import Config, Weights, forward, init, moe
 from anatomy.specs.base import FINITE, between, check_arguments, check_number, register
 from anatomy.train import checkpoint
 from anatomy.train.cache import write_atomically
@@ -55,7 +55,7 @@ class Training:
         clip: norm to which gradients are clipped.
         balance: weight of the load-balancing loss of each layer.
         z: weight of the z loss of each layer.
-        dispatch: name of one of `model.dispatch.DISPATCHES`.
+        dispatch: name of one of `model.moe.TRAINABLE`.
         seed: of the weights.
 
     Raises:
@@ -88,7 +88,7 @@ class Training:
                 above = field.name in ("learning_rate", "clip")
                 share = between(high=1) if field.name == "last" else AT_LEAST_NONE
                 check_number("Training", field.name, value, FINITE if above else share)
-        self._refuse(self.dispatch not in dispatch.DISPATCHES, "dispatch", ", ".join(dispatch.DISPATCHES))
+        self._refuse(self.dispatch not in moe.TRAINABLE, "dispatch", ", ".join(sorted(moe.TRAINABLE)))
         self._refuse(self.batch % self.unit, "batch", f"a multiple of micro_batch ({self.unit})")
         self._refuse(self.batch_start % self.unit, "batch_start", f"a multiple of micro_batch ({self.unit})")
         self._refuse(self.batch_start > self.batch, "batch_start", f"at most batch ({self.batch})")
@@ -181,7 +181,7 @@ def objective(
     law: Float[Array, "B length V"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Loss that is minimised, of the next tokens or of the law that a teacher gives them; and what is measured."""
-    made = forward(config, weights, rows[:, :-1], send=dispatch.DISPATCHES[training.dispatch])
+    made = forward(config, weights, rows[:, :-1], dispatch=moe.DISPATCHES[training.dispatch])
     loss = cross_entropy(made.logits, rows[:, 1:] if law is None else law, mask)
     total = loss + config.layers * (training.balance * made.balance + training.z * made.z)
     measured = {"loss": loss, "balance": made.balance, "z": made.z, "dropped": made.dropped}
@@ -329,5 +329,5 @@ def accumulate(
 @partial(jax.jit, static_argnums=0)
 def losses(config: Config, weights: Weights, rows: Int[Array, "B length+1"]) -> Float[Array, "B length"]:
     """Loss of every token in nats, with exact dispatch."""
-    made = forward(config, weights, rows[:, :-1], send=dispatch.with_overflow)
+    made = forward(config, weights, rows[:, :-1], dispatch=moe.with_overflow)
     return optax.softmax_cross_entropy_with_integer_labels(made.logits, rows[:, 1:])

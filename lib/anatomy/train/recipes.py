@@ -27,8 +27,9 @@ from anatomy.train.data import DATA, EPOCHS, LENGTH, SWEEP_ROWS, TARGET_ROWS, VO
 from anatomy.train.distillation import Distilled
 from anatomy.train.loop import Trained, Training
 
+MOE = ("__init__", "capacity", "dense", "experts", "grouped", "routing")
 CODE = {
-    "model": ("config", "routing", "dispatch", "transformer"),
+    "model": ("config", "attention", "transformer", *(f"moe/{name}" for name in MOE)),
     "train": ("loop", "corpus", "tokens", "instructions", "data", "distillation"),
 }
 HELD_OUT = 16_384  # tokens of each domain that losses are measured on

@@ -1,6 +1,6 @@
 """From pixels to latents: patches, a vision transformer, and a resampler.
 
-Axes: B images of n patches, r latents, D width, H query heads, K key and value heads, C width of a head, S queries,
+Axes: B images of n patches, r latents, D width, H query heads, K KV heads, C width of a head, S queries,
 N keys.
 
 Source: dosovitskiy2021vit for patches and encoder; alayrac2022flamingo, section 2.1 and appendix A.1.1, for the

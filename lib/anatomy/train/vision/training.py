@@ -21,7 +21,7 @@ import optax
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from anatomy.model import Config, Weights, dispatch
+from anatomy.model import Config, Weights, moe
 from anatomy.model import init as init_text
 from anatomy.model.vision import Added, Vision, encode, forward, init, kept, resample
 from anatomy.specs.base import between, check_arguments, register
@@ -69,18 +69,18 @@ def objective(
 
     Captions and head where the text model is frozen; otherwise also text, and the losses of the routers on both.
     """
-    text, send = learned.text if frozen is None else frozen, dispatch.DISPATCHES[training.dispatch]
+    text, dispatch = learned.text if frozen is None else frozen, moe.DISPATCHES[training.dispatch]
     latents, looked = resample(vision, learned.added, encode(vision, learned.added, batch["images"]))
     guess = (latents.reshape(len(latents), -1) @ learned.head).reshape(*batch["labels"].shape, -1)
     seen = kept(config, learned.added, latents, looked)
-    made, _ = forward(config, vision, text, learned.added, batch["tokens"][:, :-1], seen, send=send)
+    made, _ = forward(config, vision, text, learned.added, batch["tokens"][:, :-1], seen, dispatch=dispatch)
     targets, mask = batch["tokens"][:, 1:], batch["mask"]
     loss = loop.cross_entropy(made.logits, targets, mask)
     right = ((made.logits.argmax(-1) == targets) * mask).sum() / mask.sum()
     total = loss + loop.cross_entropy(guess, batch["labels"] % guess.shape[-1])  # none is the last
     if frozen is None:
         routers = training.balance * made.balance + training.z * made.z
-        as_text = dataclasses.replace(training, dispatch=dispatch.DEFAULT["training"])  # text is not all alike
+        as_text = dataclasses.replace(training, dispatch=Training.dispatch)  # text is not all alike
         total += config.layers * routers + loop.objective(config, as_text, text, batch["text"])[0]
     return total, {"loss": loss, "right": right}
 

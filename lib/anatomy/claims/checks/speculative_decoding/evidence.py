@@ -11,9 +11,9 @@ from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference import acceptance
 from anatomy.cost.inference.speculation import even_survival, tokens_moments
 from anatomy.cost.inference.steps import prefill
+from anatomy.decode.sampling import acceptance
 
 
 @check("sd.used")
@@ -121,8 +121,8 @@ def conspiracy(claim: Claim) -> Finding:
     """What relaxed acceptance gains in acceptance it loses in law, exactly."""
     p, q = pairs()
     before, after = (acceptance.lenient(p, q, lenience) for lenience in (1.0, 0.5))
-    gained = float(np.mean(after.accepted(q) - before.accepted(q)))
-    moved = float(np.mean(acceptance.total_variation(after.law(q), p)))
+    gained = float(np.mean(after.rate(q) - before.rate(q)))
+    moved = float(np.mean(acceptance.total_variation(after.output(q), p)))
     return uncheckable(
         claim,
         "Nobody outside knows what OpenAI accepts. The mechanism is real: accept what p finds less likely than q does, "

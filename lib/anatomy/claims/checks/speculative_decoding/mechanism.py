@@ -18,9 +18,9 @@ from anatomy.claims.ledger.finding import Evidence, Finding, decide
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference import acceptance
 from anatomy.cost.inference.speculation import even_survival, expected_tokens, tokens_law
 from anatomy.cost.inference.steps import prefill
+from anatomy.decode.sampling import acceptance
 from anatomy.specs import architecture, chip
 
 
@@ -148,7 +148,7 @@ def pairs(count: int = 200, vocabulary: int = 16) -> tuple[np.ndarray, np.ndarra
 def kept_law(claim: Claim) -> Finding:
     """Distance of the exact rule's law from the target's, over many pairs of distributions."""
     p, q = pairs()
-    far = float(np.max(acceptance.total_variation(acceptance.exact(p, q).law(q), p)))
+    far = float(np.max(acceptance.total_variation(acceptance.exact(p, q).output(q), p)))
     apart = float(np.mean(acceptance.total_variation(p, q)))
     return decide(
         claim,
@@ -190,7 +190,7 @@ def lossless(claim: Claim) -> Finding:
     """Exact and relaxed acceptance on the same pairs."""
     p, q = pairs()
     exact, half = (acceptance.lenient(p, q, lenience) for lenience in (1.0, 0.5))
-    far, moved = (float(np.mean(acceptance.total_variation(rule.law(q), p))) for rule in (exact, half))
+    far, moved = (float(np.mean(acceptance.total_variation(rule.output(q), p))) for rule in (exact, half))
     return decide(
         claim,
         far < claim.verdict["rounding"] < moved,
