@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from anatomy.model import Weights, apart, dispatch, empty_cache, forward, init
 from anatomy.model.mixtral import save
-from anatomy.train import checkpoint, killed, loop, recipes
-from anatomy.train.cache import cache_directory
+from anatomy.train import crash_test, loop, recipes
+from anatomy.train.loop import checkpoint
+from anatomy.memo import cache_directory
 from anatomy.train.loop import State, Training
 from anatomy.validate import compiled
 from support.mixtral_peer import Unavailable, peer_python

@@ -12,7 +12,7 @@ from anatomy.cost.inference.answers import Steps
 from anatomy.cost.inference.step_costs import Table
 from anatomy.decode import Plain
 from anatomy.model import Config, init
-from anatomy.train.data import LENGTH, VOCABULARY
+from anatomy.train.data.sources import LENGTH, VOCABULARY
 
 FEW = 10
 

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from anatomy.model import Config, init
-from anatomy.train import checkpoint
+from anatomy.train.loop import checkpoint
 from anatomy.train.loop import State, Training, fresh
 from hypothesis import given, settings
 from safetensors.numpy import save_file

@@ -9,7 +9,7 @@ import optax
 import pytest
 from anatomy.model import Config, forward, init
 from anatomy.train import loop, recipes
-from anatomy.train.distillation import Distilled
+from anatomy.train.data.distillation import Distilled
 from anatomy.train.loop import Training
 
 CONFIG = Config(

@@ -5,9 +5,9 @@ import re
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from anatomy.train import instructions as ins
-from anatomy.train.corpus import CORPORA, SPLITS, documents
-from anatomy.train.tokens import train_tokenizer
+from anatomy.train.data import instructions as ins
+from anatomy.train.data.corpus import CORPORA, SPLITS, documents
+from anatomy.train.data.tokens import train_tokenizer
 from hypothesis import given
 
 TOKENIZER = train_tokenizer([text for corpus in CORPORA.values() for _, text in documents(corpus, "train")[:20]], 400)

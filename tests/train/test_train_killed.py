@@ -5,7 +5,8 @@ import os
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.train import checkpoint, killed
+from anatomy.train import crash_test
+from anatomy.train.loop import checkpoint
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 from anatomy.model import Config, forward, init
-from anatomy.train import checkpoint, loop
+from anatomy.train import loop
+from anatomy.train.loop import checkpoint
 from anatomy.train.loop import Training, train
-from anatomy.train.markov import random_markov
+from anatomy.train.data.markov import random_markov
 from hypothesis import given, settings
 
 CONFIG = Config(

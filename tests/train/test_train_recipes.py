@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 from anatomy.model import Config
-from anatomy.train import cache, data, loop, recipes
+from anatomy.train import loop, recipes
+from anatomy import memo
+from anatomy.train.data.sources import sources
 from anatomy.train.loop import Training
-from anatomy.train.markov import random_markov
+from anatomy.train.data.markov import random_markov
 from anatomy.train.recipes import RECIPES, Recipe
 
 TINY = Config(

@@ -6,8 +6,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from anatomy.model.routing import by_hash
-from anatomy.train import corpus, recipes, specialists, tokens
-from anatomy.train.data import VOCABULARY
+from anatomy.train import recipes, specialists
+from anatomy.train.data import corpus, tokens
+from anatomy.train.data.sources import VOCABULARY
 from anatomy.train.loop import Training
 from anatomy.train.recipes import GPT, Recipe
 from anatomy.train.specialists import information, told

@@ -6,9 +6,9 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from anatomy.train import cache
-from anatomy.train import tokens as t
-from anatomy.train.corpus import CORPORA, documents
+from anatomy import memo
+from anatomy.train.data import tokens as t
+from anatomy.train.data.corpus import CORPORA, documents
 from hypothesis import assume, given
 
 TEXTS = [text for corpus in CORPORA.values() for _, text in documents(corpus, "train")[:40]]

@@ -32,8 +32,9 @@ from anatomy.decode.accepting import Rule
 from anatomy.decode.speculative import At, Round, started
 from anatomy.model import Config, Weights, apart
 from anatomy.model.dispatch import Dispatch
-from anatomy.train import instructions, recipes, tokens
-from anatomy.train.data import VOCABULARY
+from anatomy.train import recipes
+from anatomy.train.data import instructions, tokens
+from anatomy.train.data.sources import VOCABULARY
 
 RULES: dict[str, Rule] = {
     "exact": exact,

@@ -27,8 +27,9 @@ from anatomy.decode import (
 from anatomy.decode.accepting import Rule
 from anatomy.model import Config, Weights, apart, forward
 from anatomy.model.routes import routes
-from anatomy.train import recipes, tokens
-from anatomy.train.data import VOCABULARY
+from anatomy.train import recipes
+from anatomy.train.data import tokens
+from anatomy.train.data.sources import VOCABULARY
 
 CODE = "speculated_laws"
 ALL = "all_experts"  # the dispatch that compiles fastest; what is counted does not depend on it

@@ -16,7 +16,7 @@ from anatomy.cost.vision import Traffic, Tuning, added, appetite, blocks_like, t
 from anatomy.specs import Architecture, CrossAttention, architecture, catalogue
 from anatomy.specs.units import readable
 from anatomy.train import image_loader
-from anatomy.train.corpus import KING_JAMES, documents
+from anatomy.train.data.corpus import KING_JAMES, documents
 
 # What the article leaves open is taken from Flamingo's largest model and the usual encoder of the time.
 ENCODER = dataclasses.replace(catalogue.encoder("vit_h_14"), side=float(image_loader.SIDE))

@@ -1,6 +1,6 @@
 """A small training in a process of its own, killed and started again, beside one that was never killed.
 
-`python -m anatomy.train.killed DIRECTORY` trains a small model on a Markov source, with a checkpoint at each step, or
+`python -m anatomy.train.crash_test DIRECTORY` trains a small model on a Markov source, with a checkpoint at each step, or
 goes on where the last checkpoint in the directory ends; with `sight` behind the directory, eyes for such a model.
 SIGKILL cannot be caught: whatever the process was about to write or to clean up is left as it is.
 """
@@ -21,10 +21,11 @@ from safetensors.numpy import load_file
 
 from anatomy.model import Config, init
 from anatomy.model.vision import Vision
-from anatomy.train import checkpoint, tokens
-from anatomy.train.data import VOCABULARY
+from anatomy.train.data import tokens
+from anatomy.train.loop import checkpoint
+from anatomy.train.data.sources import VOCABULARY
 from anatomy.train.loop import Training, train
-from anatomy.train.markov import random_markov
+from anatomy.train.data.markov import random_markov
 from anatomy.train.vision import training
 
 CONFIG = Config(
@@ -109,7 +110,7 @@ def differing(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> int:
 
 def _start(directory: Path, kind: str) -> subprocess.Popen[str]:
     """Start the training; programs that were compiled once are found again, beside the directory."""
-    command = [sys.executable, "-m", "anatomy.train.killed", str(directory), kind]
+    command = [sys.executable, "-m", "anatomy.train.crash_test", str(directory), kind]
     found = {
         "JAX_COMPILATION_CACHE_DIR": str(directory.parent / "programs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -130,7 +131,7 @@ def _last(said: str) -> str:
 
 def main() -> None:
     """Train, or go on where the last checkpoint ends."""
-    parser = argparse.ArgumentParser(prog="python -m anatomy.train.killed", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m anatomy.train.crash_test", description=main.__doc__)
     parser.add_argument("directory", type=Path, help="of the checkpoints")
     parser.add_argument("kind", nargs="?", choices=KINDS, default="text", help="what is trained")
     given = parser.parse_args()
