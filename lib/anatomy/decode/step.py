@@ -23,7 +23,6 @@ from anatomy.decode.cache import Cache
 from anatomy.decode.experts import in_tiles, one_by_one
 from anatomy.model import Block, Config, Weights, dispatch, routing
 from anatomy.model.dispatch import Dispatch
-from anatomy.model.routing import Choices
 from anatomy.model.transformer import rms_norm, rotate
 
 FEW = 2  # tokens that pass at once, up to which tiles are no faster
@@ -146,8 +145,8 @@ def layer(
 
     x = x + look(query, cache, number, rows, visible, longest) @ weights.output
     y = rms_norm(x, weights.experts_norm, config.norm_epsilon).reshape(-1, x.shape[-1])
-    choices = routing.route(config, y @ weights.router, tokens.reshape(-1)).choices
-    mixed, _ = send(y, only(choices, there.reshape(-1), config.experts), weights.experts)
+    choices = routing.route(config, y @ weights.router, tokens.reshape(-1), mask=there.reshape(-1)).choices
+    mixed, _ = send(y, choices, weights.experts)
     return x + mixed.reshape(x.shape), cache
 
 
@@ -190,12 +189,6 @@ def _follows(branches: Branches, node: Int[Array, "R n"]) -> Bool[Array, "R S n"
     within = branches.sees.shape[1]
     seen = jnp.asarray(branches.sees)[:, jnp.clip(node, 0, within - 1)].transpose(1, 0, 2)
     return jnp.where(node[:, None] < 0, True, seen & (node < within)[:, None])
-
-
-def only(choices: Choices, there: Bool[Array, "T"], experts: int) -> Choices:
-    """Choices of the tokens that are there; those of padding have weight 0, and an expert that does not exist."""
-    keep = there[:, None]
-    return Choices(jnp.where(keep, choices.expert, experts), jnp.where(keep, choices.weight, 0))
 
 
 def logits(config: Config, weights: Weights, x: Float[Array, "... D"]) -> Float[Array, "... V"]:

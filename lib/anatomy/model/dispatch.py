@@ -2,7 +2,8 @@
 
 A dispatch takes the tokens, their choices and the experts, and gives the weighted sum of what the chosen experts
 make of each token, and the share of choices that were dropped. `EXACT` says which never drop. Those that do must not
-serve: what a sequence gets would depend on its neighbours in the batch. `DEFAULT` is the fastest of each phase as
+serve: what a sequence gets would depend on its neighbours in the batch. Choices of masked tokens (`routing.masked`)
+take no place, count in no share and come back as 0 from every one. `DEFAULT` is the fastest of each phase as
 `make bench` measures it; in decoding few tokens go `one_by_one`.
 
 Axes as in `transformer`; k choices of a token, c places of an expert.
@@ -57,7 +58,8 @@ def stacked(experts: Experts | tuple[Experts, ...]) -> Experts:
 def all_experts(x: Float[Array, "T D"], choices: Choices, experts: Experts | tuple[Experts, ...]) -> tuple:
     """Every expert computes every token; the plain formula, and E / k times the work."""
     each = jax.vmap(expert, in_axes=(None, 0))(x, stacked(experts))  # E x T x D
-    weight = jnp.zeros((len(x), len(each)), x.dtype).at[jnp.arange(len(x))[:, None], choices.expert].add(choices.weight)
+    weight = jnp.zeros((len(x), len(each)), x.dtype)
+    weight = weight.at[jnp.arange(len(x))[:, None], choices.expert].add(choices.weight, mode="drop")
     return jnp.einsum("te,etd->td", weight, each), jnp.zeros((), x.dtype)
 
 
@@ -65,6 +67,8 @@ def by_capacity(
     x: Float[Array, "T D"], choices: Choices, experts: Experts | tuple[Experts, ...], factor: float = 1.25
 ) -> tuple:
     """Each expert has places for `factor` times its even share of choices; what comes later is dropped.
+
+    The share is that of all T tokens, for shapes are fixed: padding leaves more room to real tokens, and takes none.
 
     Source: lepikhin2021gshard, with a sort in place of one-hot masks.
     """
@@ -115,8 +119,8 @@ def into_places(
     table = rearranged(jnp.repeat(x, k, axis=0), choice, slot).reshape(count, places, -1)
     made = compute(table).reshape(count * places, -1)
     back = rearranged(made, slot, choice).reshape(*choices.expert.shape, -1)
-    wanted = choices.weight.reshape(-1) > 0
-    dropped = 1 - kept.sum() / jnp.maximum(wanted.sum(), 1)
+    wanted = (choices.weight > 0).sum()
+    dropped = jnp.where(wanted > 0, 1 - kept.sum() / jnp.maximum(wanted, 1), 0)
     return jnp.einsum("tk,tkd->td", choices.weight, back), dropped.astype(x.dtype)
 
 
@@ -157,7 +161,7 @@ def ragged(x: Float[Array, "T D"], choices: Choices, experts: Experts | tuple[Ex
 def one_by_one(x: Float[Array, "T D"], choices: Choices, experts: Experts | tuple[Experts, ...]) -> tuple:
     """Each choice on its own, its expert picked by `lax.switch`, which reads no other; exact, for a few tokens."""
     each = each_expert(experts)
-    branches = [partial(lambda w, row: expert(row, w), w) for w in each]
+    branches = [*(partial(lambda w, row: expert(row, w), w) for w in each), jnp.zeros_like]  # last: does not exist
 
     def one(index: Int[Array, ""]) -> Float[Array, "D"]:
         token, place = index // choices.expert.shape[1], index % choices.expert.shape[1]

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from anatomy.model import dispatch, routing
 from anatomy.model.config import Config
@@ -174,6 +174,7 @@ def block(
     past: tuple[Float[Array, "B N K C"], Float[Array, "B N K C"]] | None = None,
     send: Dispatch = dispatch.all_experts,
     shared: Shared = ALONE,
+    mask: Bool[Array, "B S"] | None = None,
 ) -> tuple[Float[Array, "B S D"], tuple[Array, Array], routing.Routed]:
     """One layer: attention, then experts, each reading a norm of the stream and adding to it.
 
@@ -188,6 +189,7 @@ def block(
         past: keys and values of a cache, into which those of these tokens are written.
         send: brings tokens to experts.
         shared: how chips that share the layer work together.
+        mask: which tokens are real; None: all.
 
     Returns:
         The stream; keys and values, with those of the cache; and what the router did.
@@ -205,7 +207,8 @@ def block(
     x = x + shared.total(attend(query, key, value, positions) @ weights.output)
 
     y = rms_norm(shared.spread(x), weights.experts_norm, config.norm_epsilon).reshape(-1, x.shape[-1])
-    routed = routing.route(config, y @ weights.router, tokens.reshape(-1), shared.mean)
+    real = None if mask is None else mask.reshape(-1)
+    routed = routing.route(config, y @ weights.router, tokens.reshape(-1), shared.mean, real)
     mixed, dropped = send(y, routed.choices, weights.experts)
     x = x + shared.total(mixed).reshape(x.shape)
     return x, (key, value), routed._replace(dropped=dropped)
@@ -217,8 +220,13 @@ def forward(
     tokens: Int[Array, "B S"],
     cache: Cache | None = None,
     send: Dispatch = dispatch.all_experts,
+    mask: Bool[Array, "B S"] | None = None,
 ) -> Output:
     """Logits of the token after each token.
+
+    Padding stands behind the real tokens of its sequence. Nothing of it reaches them: they do not look ahead, and it
+    takes no expert's place and no part in losses, load and dropped share. At equal shapes the same real tokens give the
+    same to the last bit, whatever padding stands beside them.
 
     Args:
         config: of the model.
@@ -226,19 +234,23 @@ def forward(
         tokens: ids; with a cache they follow those that it holds.
         cache: of earlier tokens, or none.
         send: brings tokens to experts; see `dispatch`.
+        mask: which tokens are real, and no padding; None: all. Logits of padding mean nothing. A cache grows by the
+            real tokens.
 
     Raises:
         ValueError: a sequence has more tokens than the context or than the cache has room for, a token is beyond the
-            vocabulary, or the weights have another number of layers. Values are looked at where they are known.
+            vocabulary, the weights have another number of layers, or a mask has another shape than the tokens or a real
+            token behind padding. Values are looked at where they are known.
     """
     _check(config, weights, tokens, cache)
+    check_mask(tokens, mask)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     if cache is not None:
         positions = positions + cache.length[:, None]
     x = weights.embedding[tokens]
 
     def layer(x: Array, given: tuple[Block, tuple[Array, Array] | None]) -> tuple[Array, tuple]:
-        x, held, routed = block(config, given[0], x, tokens, positions, given[1], send)
+        x, held, routed = block(config, given[0], x, tokens, positions, given[1], send, mask=mask)
         return x, (held if cache is not None else None, routed.balance, routed.z, routed.dropped, routed.load)
 
     past = None if cache is None else (cache.key, cache.value)
@@ -254,7 +266,7 @@ def forward(
 
     logits = rms_norm(x, weights.norm, config.norm_epsilon) @ weights.unembedding
     if cache is not None:
-        cache = Cache(*held, cache.length + tokens.shape[1])
+        cache = Cache(*held, cache.length + (tokens.shape[1] if mask is None else mask.sum(1, dtype=jnp.int32)))
     return Output(logits, balance.mean(), z.mean(), dropped.mean(), load, cache)
 
 
@@ -272,6 +284,22 @@ def _check(config: Config, weights: Weights, tokens: Int[Array, "B S"], cache: C
     if is_concrete(tokens) and ((wrong := (np.asarray(tokens) < 0) | (np.asarray(tokens) >= config.vocabulary)).any()):
         token = np.asarray(tokens)[wrong][0]
         raise ValueError(f"a token is {token}; allowed: 0 to {config.vocabulary - 1}, below Config.vocabulary")
+
+
+def check_mask(tokens: Int[Array, "B S"], mask: Bool[Array, "B S"] | None) -> None:
+    """Refuse a mask that is not one of these tokens, or that has padding in front of a real token.
+
+    Raises:
+        ValueError: as above; the message says what is allowed.
+    """
+    if mask is None:
+        return
+    if mask.shape != tokens.shape or mask.dtype != bool:
+        allowed = f"{tokens.shape} of bool, as tokens; give one truth value for each token"
+        raise ValueError(f"forward.mask is {mask.shape} of {mask.dtype}; allowed: {allowed}")
+    if is_concrete(mask) and (gap := ~np.asarray(mask)[:, :-1] & np.asarray(mask)[:, 1:]).any():
+        row = int(np.argmax(gap.any(1)))
+        raise ValueError(f"forward.mask has padding before a token in row {row}; allowed: padding at the end only")
 
 
 def empty_cache(config: Config, sequences: int, room: int | None = None) -> Cache:

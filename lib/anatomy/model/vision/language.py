@@ -13,12 +13,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from anatomy.model import dispatch
 from anatomy.model.config import Config
 from anatomy.model.dispatch import Dispatch
-from anatomy.model.transformer import Block, Cache, Output, Weights, block, rms_norm
+from anatomy.model.transformer import Block, Cache, Output, Weights, block, check_mask, rms_norm
 from anatomy.model.vision.config import Vision
 from anatomy.model.vision.encoder import encode, look, mlp, resample
 from anatomy.model.vision.weights import Added, Gated
@@ -92,6 +92,7 @@ def forward(
     seen: Seen,
     cache: Cache | None = None,
     send: Dispatch = dispatch.all_experts,
+    mask: Bool[Array, "B S"] | None = None,
 ) -> tuple[Output, Float[Array, "l B H S r"]]:
     """As `transformer.forward`, each sequence with an image that all of its tokens see.
 
@@ -104,6 +105,7 @@ def forward(
         seen: an image for each sequence.
         cache: of earlier tokens, or none.
         send: brings tokens to experts.
+        mask: which tokens are real, as in `transformer.forward`; None: all.
 
     Returns:
         What the text model gives, and how much each token looks at each latent in each block.
@@ -117,6 +119,7 @@ def forward(
         raise ValueError(f"tokens of a sequence are {tokens.shape[1]}; allowed: at most {room}, the {limit}")
     if seen.key.shape[1] != tokens.shape[0]:
         raise ValueError(f"images are {seen.key.shape[1]}; allowed: as many as sequences ({tokens.shape[0]})")
+    check_mask(tokens, mask)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     if cache is not None:
         positions = positions + cache.length[:, None]
@@ -127,10 +130,10 @@ def forward(
             x, weight = gated(config, added.blocks[place], x, seen.key[place], seen.value[place])
             looked.append(weight)
         past = None if cache is None else (cache.key[index], cache.value[index])
-        x, held, routed = block(config, weights, x, tokens, positions, past, send)
+        x, held, routed = block(config, weights, x, tokens, positions, past, send, mask=mask)
         made.append((held if cache is not None else None, routed.balance, routed.z, routed.dropped, routed.load))
     held, balance, z, dropped, load = jax.tree.map(lambda *parts: jnp.stack(parts), *made)
     logits = rms_norm(x, text.norm, config.norm_epsilon) @ text.unembedding
     if cache is not None:
-        cache = Cache(*held, cache.length + tokens.shape[1])
+        cache = Cache(*held, cache.length + (tokens.shape[1] if mask is None else mask.sum(1, dtype=jnp.int32)))
     return Output(logits, balance.mean(), z.mean(), dropped.mean(), load, cache), jnp.stack(looked)
