@@ -10,13 +10,11 @@ import pytest
 from anatomy.model import Config
 from anatomy.model import init as init_text
 from anatomy.model.vision import Reading, Vision
-from anatomy.train import crash_test
 from anatomy.train.data import tokens
-from anatomy.train.loop import checkpoint
 from anatomy.train.data.corpus import CorpusError
-from anatomy.train.loop import Training
-from anatomy.train.vision import images, reading, recipes, training
 from anatomy.train.data.digits import BLANK, LONGEST, SIDE, WORDS
+from anatomy.train.loop import Training, checkpoint
+from anatomy.train.vision import images, reading, recipes, training
 from hypothesis import given, settings
 
 TINY = Vision(patch=4, d_image=8, heads=2, layers=1, d_ff=8, latents=3, block_d_ff=8)

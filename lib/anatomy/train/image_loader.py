@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from anatomy.specs.base import between, check_arguments
 from anatomy.memo import remembered
+from anatomy.specs.base import between, check_arguments
 
 SIDE, PATCH = 224, 14  # of an image as a vision transformer takes it, and of its patches, in pixels
 FORMATS = {"PNG": {}, "JPEG": {"quality": 75}, "WebP": {"quality": 75, "method": 4}}

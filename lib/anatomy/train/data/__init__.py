@@ -1,1 +1,1 @@
-"""What the small model reads: texts, tokens, instructions, digits, and sources of known entropy; by name in `sources`."""
+"""What the small model reads: texts as tokens, instructions, digits, and Markov chains; by name in `sources`."""

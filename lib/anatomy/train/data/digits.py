@@ -123,7 +123,7 @@ def longest(tokenizer: Tokenizer) -> int:
 
 
 class Captions(NamedTuple):
-    """Prompt, caption and end of each row, padded with ends; which input tokens are real; which predicted ones count."""
+    """Prompt, caption and end of each row, padded with ends; which inputs are real; which predicted tokens count."""
 
     tokens: Int32[np.ndarray, "B S+1"]
     padding_mask: Bool[np.ndarray, "B S"]

@@ -30,7 +30,9 @@ def read_through(length: int, rows: int) -> tokens.Mixture:
     """
     whole = mixture(length)
     if rows > len(whole):
-        raise ValueError(f"read_through.rows is {rows}; allowed: at most {len(whole)}, all that there are; ask for fewer")
+        raise ValueError(
+            f"read_through.rows is {rows}; allowed: at most {len(whole)}, all that there are; ask for fewer"
+        )
 
     def part(table: np.ndarray) -> np.ndarray:
         count = math.ceil(rows / len(whole) * len(table))

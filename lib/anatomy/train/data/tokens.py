@@ -17,8 +17,8 @@ import tokenizers
 from jaxtyping import Int32, Int64
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from anatomy.specs.base import between, check_arguments
 from anatomy.memo import cache_directory, write_atomically
+from anatomy.specs.base import between, check_arguments
 from anatomy.train.data.corpus import CORPORA, Split, documents
 
 MARKS = ("<|end|>", "<|question|>", "<|answer|>")  # tokens 0, 1 and 2

@@ -137,7 +137,9 @@ def load(path: Path, like: Any, maker: str) -> tuple[int, Any]:
         raise ValueError(f"{path.name} holds step {step!r}; allowed: the step of its name")
     paths = names(like)
     leaves, structure = jax.tree.flatten(like)
-    expected = {n: (tuple(np.shape(a)), np.dtype(getattr(a, "dtype", type(a)))) for n, a in zip(paths, leaves, strict=True)}
+    expected = {
+        n: (tuple(np.shape(a)), np.dtype(getattr(a, "dtype", type(a)))) for n, a in zip(paths, leaves, strict=True)
+    }
     found = {name: (a.shape, a.dtype) for name, a in arrays.items()}
     if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         name = wrong[0]

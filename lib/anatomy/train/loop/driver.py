@@ -93,7 +93,9 @@ def train(
 
     place = Place(directory, owner(maker, config, training), every)
     state = fresh(config, training, start)
-    return result(config, training, *run(steps_of(config, training, data), state, place, remark, progress, title, check_end))
+    return result(
+        config, training, *run(steps_of(config, training, data), state, place, remark, progress, title, check_end)
+    )
 
 
 def result(config: Config, training: Training, weights: Weights, history: dict[str, np.ndarray]) -> Trained:
@@ -182,7 +184,9 @@ def run(
                 checkpoint.save(directory, number + 1, State(weights, optimizer, history), maker)
                 write_atomically(directory / CLOCK, json.dumps(earlier + shown.seconds).encode())
             if stop and number + 1 < steps:
-                kept = "nothing of it is kept" if directory is None else "its checkpoint is whole; run it again to go on"
+                kept = (
+                    "nothing of it is kept" if directory is None else "its checkpoint is whole; run it again to go on"
+                )
                 raise KeyboardInterrupt(f"{title} stopped after step {number + 1} of {steps}; {kept}")
         if directory is not None:
             write_atomically(directory / CLOCK, json.dumps(earlier + shown.seconds).encode())

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from anatomy.memo import remembered
 from anatomy.model import Config, Weights, init
 from anatomy.specs import Plan
 from anatomy.train import loop
 from anatomy.train import mesh as meshes
-from anatomy.memo import remembered
 from anatomy.train.loop import Training
 
 # Compiled in half the time; the arithmetic is the same.

@@ -1,8 +1,8 @@
 """Recipes: the trainings that the book uses, by name. Each is seeded, cached, and trained when it is first asked for.
 
-    python -m anatomy.train.recipes            trains all that are missing, as `make models` does
-    python -m anatomy.train.recipes target     trains one, and those that it starts from
-    python -m anatomy.train.recipes --clean    removes them from the cache
+python -m anatomy.train.recipes            trains all that are missing, as `make models` does
+python -m anatomy.train.recipes target     trains one, and those that it starts from
+python -m anatomy.train.recipes --clean    removes them from the cache
 """
 
 from anatomy.train.recipes.registry import (

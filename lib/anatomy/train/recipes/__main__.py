@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.names:
             say(baselines())
     except KeyboardInterrupt as stop:
-        print(f"interrupted: {stop or 'what was trained is kept'}; the same command goes on from there", file=sys.stderr)
+        print(f"interrupted: {stop or 'what was trained is kept; run it again to go on'}", file=sys.stderr)
         return INTERRUPTED
     say(f"{'in all':<22} {sum(map(recipes.seconds, names)):7.1f} s")
     return 0

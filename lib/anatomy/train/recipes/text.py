@@ -51,7 +51,9 @@ class Recipe:
     @property
     def work(self) -> float:
         """Tokens times parameters that a token passes, roughly in proportion to the time that it takes."""
-        return float(self.training.batches().sum()) * self.config.context * passed_parameters(self.config, self.training)
+        return (
+            float(self.training.batches().sum()) * self.config.context * passed_parameters(self.config, self.training)
+        )
 
     def model(
         self, of: Callable[[str], Any], directory: Path, maker: str, progress: bool = True, title: str = "training"

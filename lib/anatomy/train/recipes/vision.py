@@ -117,5 +117,7 @@ class VisionRecipe:
 
 VISION = {
     "vision": VisionRecipe(about="Sight added to a text model that is frozen."),
-    "vision_scratch": VisionRecipe(about="The same model, text and images learned together from scratch.", scratch=True),
+    "vision_scratch": VisionRecipe(
+        about="The same model, text and images learned together from scratch.", scratch=True
+    ),
 }

@@ -11,14 +11,13 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from anatomy.memo import remembered
 from anatomy.model import Config, Weights
 from anatomy.model.vision import Reading, Vision, read
 from anatomy.train import loop, recipes
-from anatomy.train.data import tokens
-from anatomy.memo import remembered
-from anatomy.train.data.sources import VOCABULARY
-from anatomy.train.data import digits
+from anatomy.train.data import digits, tokens
 from anatomy.train.data.digits import BLANK, LONGEST, SIDE, WORDS
+from anatomy.train.data.sources import VOCABULARY
 from anatomy.train.recipes import Seer, VisionRecipe
 
 HELD_OUT = 512  # rows
@@ -75,7 +74,9 @@ def from_text(config: Config, text: Weights, labels: Int[np.ndarray, "B LONGEST"
     rows, real, counted = digits.captioned(bpe, padded)
     counted *= np.cumsum(counted[:, ::-1], axis=1)[:, ::-1] > 1  # not the end
     with jax.enable_x64(False):
-        parts = [np.asarray(loop.losses(config, text, *part)) for part in zip(in_parts(rows), in_parts(real), strict=True)]
+        parts = [
+            np.asarray(loop.losses(config, text, *part)) for part in zip(in_parts(rows), in_parts(real), strict=True)
+        ]
     loss = (np.concatenate(parts)[: len(rows)] * counted).sum(1).reshape(len(prefixes), len(WORDS))
     best = dict(zip(prefixes, loss.argmin(1).tolist(), strict=True))
     return [[best[tuple(label[:n])] for n in range(LONGEST) if label[n] != BLANK] for label in labels.tolist()]

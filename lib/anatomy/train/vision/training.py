@@ -104,7 +104,7 @@ def step(
 
 
 def fresh(config: Config, vision: Vision, training: Training, frozen: bool) -> State:
-    """The state before the first step, its weights `Learned`; a text model that learns begins as its own recipe would."""
+    """The state before the first step; its weights are `Learned`, a text model that learns begins as its own recipe."""
     key = jax.random.key(training.seed)
     head = jnp.zeros((vision.latents * vision.d_image, digits.LONGEST * (len(digits.WORDS) + 1)), jnp.float32)
     text = None if frozen else init_text(config, key)
