@@ -12,6 +12,7 @@ import pytest
 from anatomy.model import Config, init
 from anatomy.train.loop import State, Training, checkpoint, fresh
 from hypothesis import given, settings
+from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import save_file
 
 CONFIG = Config(vocabulary=32, layers=1, d_model=16, heads=2, kv_heads=1, head_dim=8, d_ff=8, experts=2, top_k=1)
@@ -114,6 +115,19 @@ def test_what_has_ended_takes_the_place_of_its_checkpoints(tmp_path, state):
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FINAL]
 
 
+@given(
+    arrays(st.sampled_from([np.float32, np.float64, np.int32, np.bool_]), array_shapes(min_dims=0, min_side=0)),
+)
+def test_what_is_compressed_comes_back(values):
+    again = checkpoint.expanded(checkpoint.compressed(values), str(values.dtype), values.shape)
+    assert (again.dtype, again.shape, again.tobytes()) == (values.dtype, values.shape, values.tobytes())
+
+
+def test_an_end_is_smaller_by_a_seventh(tmp_path):
+    weights = {"a": np.random.default_rng(0).normal(0, 0.05, 10**6).astype(np.float32)}
+    assert checkpoint.finish(tmp_path, 1, weights, "mine").stat().st_size < 0.87 * weights["a"].nbytes
+
+
 def test_an_end_that_is_damaged_costs_its_steps(tmp_path, state):
     path = checkpoint.finish(tmp_path, 5, state, "mine")
     path.write_bytes(path.read_bytes()[:-1])
@@ -149,9 +163,9 @@ def test_a_file_of_a_type_that_numpy_lacks_is_refused(tmp_path, state):
 @pytest.mark.parametrize("step", [None, "-4", "8", "9.0", "nine"])
 def test_a_file_whose_step_is_not_that_of_its_name_is_refused(tmp_path, state, step):
     checkpoint.save(tmp_path, 1, state, "mine")
-    arrays = checkpoint.named(state)
-    metadata = {"maker": "mine", "sha256": checkpoint.digest(arrays)} | ({} if step is None else {"step": step})
-    save_file(arrays, tmp_path / "step-00000009.safetensors", metadata)
+    named = checkpoint.named(state)
+    metadata = {"maker": "mine", "sha256": checkpoint.digest(named)} | ({} if step is None else {"step": step})
+    save_file(named, tmp_path / "step-00000009.safetensors", metadata)
     with pytest.warns(UserWarning, match=f"step-00000009.safetensors holds step {step!r}; allowed: the step of its"):
         assert checkpoint.latest(tmp_path, state, "mine")[0] == 1
 

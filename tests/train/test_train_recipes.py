@@ -116,7 +116,7 @@ def test_only_weights_and_history_stay(kitchen):
     recipes.trained("one", progress=False)
     assert {path.name for path in recipes.directory("one").iterdir()} == {checkpoint.FINAL, loop.CLOCK}
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(recipes.trained("one", progress=False).weights))
-    assert (recipes.directory("one") / checkpoint.FINAL).stat().st_size < 1.2 * held + 4000
+    assert (recipes.directory("one") / checkpoint.FINAL).stat().st_size < held + 4000
 
 
 def test_all_recipes_take_at_most_300_megabytes():
@@ -129,7 +129,7 @@ def test_all_recipes_take_at_most_300_megabytes():
                 state = jax.eval_shape(partial(loop.fresh, recipe.config, recipe.training))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.weights, dict(state.history))))
 
-    assert 100e6 < sum(map(size, RECIPES.values())) < 300e6
+    assert 100e6 < 0.87 * sum(map(size, RECIPES.values())) < 300e6  # as small as ends are written
 
 
 def test_an_unknown_recipe_is_an_error_that_names_the_others():

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file
 
 from anatomy.model import Config, init
 from anatomy.model.vision import Vision
@@ -95,7 +94,7 @@ def result(directory: Path) -> dict[str, np.ndarray]:
     """
     if not (path := directory / checkpoint.FINAL).exists():
         raise ValueError(f"directory {directory} has no {path.name}; allowed: one in which a training ended; run it")
-    return load_file(path)
+    return checkpoint.arrays_of(path)
 
 
 def differing(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> int:

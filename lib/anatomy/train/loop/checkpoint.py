@@ -3,6 +3,9 @@
 A file holds the arrays of a tree under their paths. Its metadata says what made it and the SHA-256 of the arrays. A
 file that is truncated or altered is refused and the one before it is used; one that another training wrote is never
 passed over, let alone removed: whoever asks is told to take a directory of its own.
+
+What stays of a training that has ended is written smaller by a seventh, without loss: the bytes of floating-point
+numbers that hold sign and exponent are much alike, so they are laid side by side and compressed.
 """
 
 import hashlib
@@ -10,13 +13,15 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_arrays
 
@@ -68,12 +73,12 @@ def finish(directory: Path, step: int, tree: Any, maker: str) -> Path:
         TypeError, ValueError, OSError: as `save`.
     """
     check_arguments("checkpoint", STEPS, step=step)
-    path = write(directory, FINAL, step, tree, maker)
+    path = write(directory, FINAL, step, tree, maker, small=True)
     remove(newest_first(directory), maker)
     return path
 
 
-def write(directory: Path, name: str, step: int, tree: Any, maker: str) -> Path:
+def write(directory: Path, name: str, step: int, tree: Any, maker: str, small: bool = False) -> Path:
     """Write one file, and clear away what killed writers left half written."""
     directory.mkdir(parents=True, exist_ok=True)
     arrays = named(tree)
@@ -82,6 +87,9 @@ def write(directory: Path, name: str, step: int, tree: Any, maker: str) -> Path:
             if time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
     metadata = {"maker": maker, "step": str(int(step)), "sha256": digest(arrays)}
+    if small:
+        metadata["compressed"] = json.dumps({name: [str(a.dtype), a.shape] for name, a in arrays.items()})
+        arrays = {name: compressed(array) for name, array in arrays.items()}
     write_atomically(directory / name, save_arrays(arrays, metadata))
     return directory / name
 
@@ -107,6 +115,35 @@ def metadata_of(path: Path) -> dict[str, str]:
         raise ValueError(f"{path.name} cannot be read: {error}") from error
 
 
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file, by name.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    kinds = json.loads(metadata_of(path).get("compressed", "{}"))
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: expanded(array, *kinds[name]) if kinds else array for name, array in arrays.items()}
+    except (SafetensorError, OSError, AttributeError, zlib.error, KeyError, TypeError) as error:
+        # AttributeError where NumPy lacks the type
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
+
+
+def compressed(array: np.ndarray) -> UInt8[np.ndarray, "bytes"]:
+    """An array as fewer bytes: all first bytes of its numbers, then all second ones, and so on, deflated."""
+    bytes_ = array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize)
+    return np.frombuffer(zlib.compress(bytes_.T.tobytes(), level=1), np.uint8)
+
+
+def expanded(data: UInt8[np.ndarray, "bytes"], kind: str, shape: Sequence[int]) -> np.ndarray:
+    """The array that `compressed` was given."""
+    dtype = np.dtype(kind)
+    planes = np.frombuffer(zlib.decompress(data.tobytes()), np.uint8).reshape(dtype.itemsize, -1)
+    return np.ascontiguousarray(planes.T).reshape(-1).view(dtype).reshape(shape)
+
+
 def load(path: Path, like: Any, maker: str) -> tuple[int, Any]:
     """Read one checkpoint, or what stayed of a training that has ended.
 
@@ -125,11 +162,7 @@ def load(path: Path, like: Any, maker: str) -> tuple[int, Any]:
     metadata = metadata_of(path)
     if metadata.get("maker") != maker:  # asked first: a foreign file may hold what NumPy has no type for
         raise foreign(path, f"was made by {metadata.get('maker')!r}; allowed: {maker!r}")
-    try:
-        with safe_open(path, "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, AttributeError) as error:  # the last where NumPy lacks the type
-        raise ValueError(f"{path.name} cannot be read: {error}") from error
+    arrays = arrays_of(path)
     if metadata.get("sha256") != digest(arrays):
         raise ValueError(f"{path.name} was altered: its arrays do not have the SHA-256 that it names")
     step, of_name = metadata.get("step"), NAME.fullmatch(path.name)
