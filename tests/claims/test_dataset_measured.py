@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from anatomy.claims import Evidence, Verdict, claims, dataset
 from anatomy.train import recipes, sweeps
+from anatomy.train.data.sources import DATA
 
 CHECKED = importlib.import_module("anatomy.claims.ledger").checks()
 LOSSES = {"experts_16_0": 4.0, "experts_16_1": 4.1, "experts_16_2": 4.2, "ramp": 4.25, "batch_4": 3.9}
@@ -43,7 +44,7 @@ def test_the_fullest_expert_is_that_of_all_last_steps_together(measured):
 
 def test_sizes_are_those_of_the_recipes():
     assert dataset.steps_of("ramp") == len(recipes.RECIPES["ramp"].training.batches())
-    unique = len(recipes.DATA["epochs_4"]().numbers) * recipes.SMALL.context
+    unique = len(DATA["epochs_4"]().numbers) * recipes.SMALL.context
     each = float(recipes.SMALL.architecture.parameters.total) / unique
     assert dataset.parameters_per_unique_token(4) == pytest.approx(each)
     assert dataset.parameters_per_unique_token(16) == pytest.approx(4 * each)

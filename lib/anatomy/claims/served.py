@@ -18,8 +18,8 @@ from anatomy.cost.inference.step_costs import Table, Work
 from anatomy.cost.inference.traffic import Requests, lognormal_lengths, poisson
 from anatomy.decode import Limits, Plain, Request, measure
 from anatomy.train import recipes
-from anatomy.train.data import tokens
 from anatomy.train.cache import answered
+from anatomy.train.data import tokens
 from anatomy.train.data.sources import LENGTH, VOCABULARY
 
 SLOTS, CHUNK, COUNT = 16, 64, 100

@@ -40,8 +40,8 @@ from anatomy.decode.speculative import At
 from anatomy.model import Config, Weights, apart
 from anatomy.model.enlarge import enlarge
 from anatomy.train import recipes
-from anatomy.train.data import tokens
 from anatomy.train.cache import answered, code_hash
+from anatomy.train.data import tokens
 from anatomy.train.data.sources import VOCABULARY
 
 ROOM = 128  # tokens of a sequence; then it begins again
