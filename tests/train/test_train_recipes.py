@@ -1,6 +1,9 @@
 """Recipes of text and vision: trained once, found again, and trained anew when something changes."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 from functools import partial
 
@@ -8,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from anatomy.model import Config
-from anatomy.train import loop, recipes
+from anatomy.train import crash_test, loop, recipes
 from anatomy.train.data import sources
 from anatomy.train.data.markov import Markov, random_markov
 from anatomy.train.loop import Training, checkpoint, steps
@@ -236,3 +239,47 @@ def test_cleaning_removes_all_recipes(quick, capsys, tmp_path):
     assert __main__.main(["--clean"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("removed 0 MB") and not (tmp_path / "recipes").exists()
     assert __main__.main(["--clean"]) == 0
+
+
+# Two recipes and one that needs the first, in a script that worker processes import too.
+SCRIPT = """
+import sys
+from functools import partial
+from anatomy.model import Config
+from anatomy.train.data import sources
+from anatomy.train.data.markov import random_markov
+from anatomy.train.loop import Training
+from anatomy.train.recipes import Recipe, __main__, registry
+
+def norm(model):
+    return {"norm": float(model.weights.norm.sum())}
+
+config = Config(vocabulary=16, layers=1, d_model=64, heads=2, kv_heads=1, head_dim=32, d_ff=128, experts=4, context=64)
+one = Recipe(about="One.", config=config, training=Training(steps=6, batch=16), data="tiny")
+two = Recipe(about="Two.", config=config, training=Training(steps=6, batch=16, seed=1), data="tiny")
+three = Recipe(about="Three.", config=config, training=Training(steps=4, batch=16), data="tiny", start="one")
+sources.DATA["tiny"] = partial(random_markov, 64)
+registry.RECIPES = {"three": three, "one": one, "two": two}
+registry.held_out_losses, registry.code_digest = norm, lambda function: "0" * 8
+if __name__ == "__main__":
+    sys.exit(__main__.main(["three", "two", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_train_at_once_give_the_bits_of_a_single_one(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    found = []
+    for jobs in ("1", "2"):
+        cached = {"ANATOMY_CACHE": str(tmp_path / jobs)}
+        command = [sys.executable, tmp_path / "script.py", "--jobs", jobs]
+        done = subprocess.run(command, env=os.environ | cached, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert [line.split()[1:4] for line in lines if line.startswith("training")] == [[n, "of", "3:"] for n in "123"]
+        assert {line.split()[0] for line in lines[:-1] if "held out" in line} == {"one", "two", "three"}
+        ends = sorted((tmp_path / jobs / "recipes").glob(f"*/{checkpoint.FINAL}"))
+        found.append({path.parent.name: checkpoint.arrays_of(path) for path in ends})
+    assert len(found[0]) == 3 and found[0].keys() == found[1].keys()
+    for name, arrays in found[0].items():
+        assert crash_test.differing(arrays, found[1][name]) == 0

@@ -124,11 +124,15 @@ def at_once(names: Sequence[str], jobs: int, say: Callable[[str], None]) -> Iter
 
 
 def settle(cores: "Queue[int]") -> None:
-    """Give a worker a core of its own, before XLA counts how many there are; interrupts come from its parent alone."""
+    """Give a worker a core of its own; interrupts come from its parent alone.
+
+    XLA goes on to have as many threads as it would have for all cores: how it splits sums among them decides their last
+    bits, which are to be those of a training in a single process.
+    """
     core = cores.get()
-    os.environ["NPROC"] = "1"
     if hasattr(os, "sched_setaffinity"):
         allowed = sorted(os.sched_getaffinity(0))
+        os.environ.setdefault("NPROC", str(len(allowed)))  # read when XLA starts, which it has not
         os.sched_setaffinity(0, {allowed[core % len(allowed)]})
     os.setpgrp()
     signal.signal(signal.SIGINT, lambda number, frame: None)
