@@ -21,19 +21,17 @@ from anatomy.decode import (
     Cache,
     Engine,
     Limits,
-    Plain,
+    PlainDecoder,
     Request,
+    ServedModel,
     extend,
-    joined,
     logits,
     prefill,
     random_requests,
     recorded,
     replay,
-    rows,
-    sender,
 )
-from anatomy.model import Config, Weights, init
+from anatomy.model import Config, Weights, empty_cache, fuse_experts, init
 from anatomy.model.mixtral import save
 from jaxtyping import Array, Int
 from support.mixtral_peer import Unavailable, peer_python
@@ -56,20 +54,19 @@ def random_tokens(*shape: int) -> Int[np.ndarray, "..."]:
 @partial(jax.jit, donate_argnums=1)
 def read(weights: Weights, cache: Cache, tokens: Int[Array, "B S"]) -> tuple[Int[Array, "B"], Cache]:
     """Read prompts at once: the likeliest token after each, and the cache."""
-    send = sender(None, "prefill", tokens.size)
     length = jnp.full(len(tokens), tokens.shape[1], jnp.int32)
-    x, cache = prefill(CONFIG, weights, cache, tokens, length, tokens.shape[1], send)
-    return jnp.argmax(logits(CONFIG, weights, x), -1), cache
+    x, cache = prefill(ServedModel(weights, CONFIG), cache, tokens, length, tokens.shape[1])
+    return jnp.argmax(logits(ServedModel(weights, CONFIG), x), -1), cache
 
 
 @partial(jax.jit, donate_argnums=1)
 def feed(weights: Weights, cache: Cache, tokens: Int[Array, "B A"]) -> tuple[Int[Array, "A B"], Cache]:
     """Feed tokens one by one: the likeliest token after each, and the cache."""
-    send, one = sender(None, "decode", len(tokens)), jnp.ones(len(tokens), jnp.int32)
+    model, one = ServedModel(weights, CONFIG), jnp.ones(len(tokens), jnp.int32)
 
     def step(cache: Cache, token: Int[Array, "B"]) -> tuple[Cache, Int[Array, "B"]]:
-        x, cache = extend(CONFIG, weights, cache, token[:, None], one, send)
-        return cache, jnp.argmax(logits(CONFIG, weights, x[:, 0]), -1)
+        x, cache = extend(model, cache, token[:, None], one)
+        return cache, jnp.argmax(logits(model, x[:, 0]), -1)
 
     cache, best = jax.lax.scan(step, cache, tokens.T)
     return best, cache
@@ -85,7 +82,7 @@ def timed(program: Callable[..., Any], *given: Any) -> tuple[float, Any]:
 
 def ours(weights: Weights, tokens: Int[np.ndarray, "B N"], prompt: int) -> dict[str, Any]:
     """Read the prompts, then feed the other tokens; as the peer answers."""
-    reading, (first, cache) = timed(read, weights, rows(CONFIG, len(tokens)), tokens[:, :prompt])
+    reading, (first, cache) = timed(read, weights, empty_cache(CONFIG, len(tokens)), tokens[:, :prompt])
     feeding, best = 0.0, np.zeros((0, len(tokens)), int)
     if tokens.shape[1] > prompt:
         feeding, (best, _) = timed(feed, weights, cache, tokens[:, prompt:])
@@ -125,7 +122,7 @@ def transformers(weights: Weights) -> Iterator[tuple[list[Any], Callable[..., An
 
 def beside_transformers(weights: Weights) -> Iterator[tuple[str, dict[str, Any]]]:
     """Prefill and decoding in turns; the peer in whichever of its ways is fastest."""
-    separate, array = joined(weights), jnp.ones(WORDS, jnp.float32)
+    separate, array = fuse_experts(weights), jnp.ones(WORDS, jnp.float32)
     cases = [("prefill", 1, LONG, 0), *(("decode", batch, PROMPT, STEPS) for batch in BATCHES)]
     with contextlib.ExitStack() as stack:
         try:
@@ -171,7 +168,8 @@ def beside_transformers(weights: Weights) -> Iterator[tuple[str, dict[str, Any]]
 
 def engine_share(weights: Weights, batch: int = 32, length: int = 64, steps: int = 8) -> dict[str, Any]:
     """Steps of an engine all of whose slots make tokens, beside a closed batch of the same lengths in one program."""
-    engine = Engine(Plain(CONFIG, weights), Policy(slots=batch, chunk=length), Limits(room=CONFIG.context))
+    decoder = PlainDecoder(ServedModel(weights, CONFIG))
+    engine = Engine(decoder, Policy(slots=batch, chunk=length), Limits(room=CONFIG.context))
     tokens = random_tokens(batch, length + steps)
     for number, prompt in enumerate(tokens[:, :length]):
         engine.submit(Request(name=str(number), prompt=prompt, limit=CONFIG.context - length))
@@ -179,9 +177,9 @@ def engine_share(weights: Weights, batch: int = 32, length: int = 64, steps: int
         engine.step()
     seconds = {"engine": [], "closed": []}
     for _ in range(ROUNDS):
-        cache = rows(CONFIG, batch)
+        cache = empty_cache(CONFIG, batch)
         cache = type(cache)(cache.key, cache.value, jnp.full(batch, len(engine.slots[0].made) + length, jnp.int32))
-        seconds["closed"].append(timed(feed, engine.decoder.weights, cache, tokens[:, length:])[0] / steps)
+        seconds["closed"].append(timed(feed, engine.decoder.model.weights, cache, tokens[:, length:])[0] / steps)
         start = time.perf_counter()
         for _ in range(steps):
             engine.step()
@@ -206,7 +204,7 @@ def continuous_vs_static(weights: Weights, rounds: int = 2) -> dict[str, Any]:
     rate, made = {name: [] for name in policies}, {}
     for _ in range(rounds):
         for name, policy in policies.items():
-            engine = Engine(Plain(CONFIG, weights), policy, Limits(room=CONFIG.context, queue=MANY))
+            engine = Engine(PlainDecoder(ServedModel(weights, CONFIG)), policy, Limits(room=CONFIG.context, queue=MANY))
             answers, _ = replay(engine, np.zeros(MANY), requests)
             rate[name].append(float(recorded(answers).requests_per_second))
             made[name] = [a.made for a in answers]
@@ -226,5 +224,5 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
     with jax.enable_x64(False):
         weights = init(CONFIG, jax.random.key(0))
         yield from beside_transformers(weights)
-        yield "engine_share_of_closed_batch", engine_share(joined(weights))
-        yield "continuous_vs_static", continuous_vs_static(joined(weights))
+        yield "engine_share_of_closed_batch", engine_share(fuse_experts(weights))
+        yield "continuous_vs_static", continuous_vs_static(fuse_experts(weights))

@@ -17,8 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from anatomy.decode import select_dispatch
 from anatomy.memo import cache_directory
-from anatomy.model import Weights, apart, dispatch, empty_cache, forward, init
+from anatomy.model import Weights, empty_cache, forward, init, moe, unstack
 from anatomy.model.mixtral import save
 from anatomy.train import crash_test, loop, recipes
 from anatomy.train.data.sources import DATA
@@ -189,22 +190,22 @@ def dispatches(weights: Weights, data: loop.Data, rounds: int = 5) -> dict[str, 
 
     All may train; those that drop may not serve. They take turns.
     """
-    separate, shares, every = apart(weights), {}, {}
+    separate, shares, every = unstack(weights), {}, {}
     for phase, (sequences, length) in PHASES.items():
         kind = phase.split("_")[0]
         rows, _ = data.rows(0, sequences)
         tokens, programs = rows[:, :length], {}
-        for name, send in dispatch.DISPATCHES.items():
-            one_by_one = send is dispatch.one_by_one and tokens.size > 64
-            if one_by_one or (kind != "training" and name not in dispatch.EXACT):
+        for name, dispatch in moe.DISPATCHES.items():
+            one_by_one = dispatch is moe.one_by_one and tokens.size > 64
+            if one_by_one or (kind != "training" and name not in moe.EXACT):
                 continue
             if kind == "training":
-                if name in ("one_by_one", "in_buckets"):
-                    continue  # their loops over experts are made for weights apart
+                if name in ("one_by_one", "in_buckets", "in_tiles"):
+                    continue  # their loops over experts are made for unstacked weights, or have no gradients
                 how, batch = dataclasses.replace(TRAINING, dispatch=name), Batch(rows)
                 programs[name] = (loop.gradients.lower(CONFIG, how, weights, batch).compile(), (weights, batch))
             else:
-                read = jax.jit(lambda w, t, c, send=send: forward(CONFIG, w, t, c, send).logits)
+                read = jax.jit(lambda w, t, c, dispatch=dispatch: forward(CONFIG, w, t, c, dispatch).logits)
                 programs[name] = (read, (separate, tokens, empty_cache(CONFIG, sequences)))
         seconds = {name: [] for name in programs}
         for _ in range(rounds):
@@ -213,8 +214,9 @@ def dispatches(weights: Weights, data: loop.Data, rounds: int = 5) -> dict[str, 
                 jax.block_until_ready(program(*given))
                 seconds[name].append(time.perf_counter() - start)
         every[phase] = {name: min(times) for name, times in seconds.items()}
-        used = dispatch.of_phase(kind, tokens.size)
-        used = next(name for name, send in dispatch.DISPATCHES.items() if send is used)
+        used = TRAINING.dispatch
+        if kind != "training":
+            used = select_dispatch(None, tokens.size).__name__
         shares[phase] = every[phase][used] / min(every[phase].values())
         jax.clear_caches()
     return {"value": max(shares.values()), "unit": "times the fastest", "shares": shares, "seconds": every}

@@ -18,18 +18,19 @@ import numpy as np
 from anatomy.cost.inference.token_trees import best_tree
 from anatomy.decode import (
     Drafter,
-    Lookup,
-    Model,
-    Speculated,
+    DraftModel,
+    GeneratedBySpeculation,
+    PromptLookup,
+    ServedModel,
     Tree,
     chain,
     exact,
     generate,
+    make_sampling,
     of_paths,
-    sampling,
     speculate,
 )
-from anatomy.model import Config, Weights, apart
+from anatomy.model import Config, Weights, unstack
 from anatomy.model.enlarge import enlarge
 from anatomy.model.mixtral import save
 from anatomy.specs.base import register
@@ -54,15 +55,15 @@ class Pair(NamedTuple):
     """A target and its draft."""
 
     config: Config
-    weights: Weights  # apart
+    weights: Weights  # unstacked
     draft: Config
-    draft_weights: Weights  # apart
+    draft_weights: Weights  # unstacked
 
-    def drafter(self, tree: Tree) -> Model:
-        return Model(self.draft_weights, self.draft, tree)
+    def drafter(self, tree: Tree) -> DraftModel:
+        return DraftModel(ServedModel(self.draft_weights, self.draft), tree)
 
 
-class FirstTokens(Lookup):
+class FirstTokens(PromptLookup):
     """Drafts the first tokens of the text whatever its end is, at no cost."""
 
     def _found(self, history: Int[Array, "B N"], known: Int[Array, "B"]) -> Int[Array, "B"]:
@@ -76,7 +77,7 @@ def pair(target: str, draft: str, **sizes: int) -> Pair:
     """Trained models by their recipes, of which the first is enlarged."""
     one, other = recipes.trained(target), recipes.trained(draft)
     config, weights = enlarge(one.config, one.weights, **sizes)
-    return Pair(config, apart(weights), other.config.replace(context=config.context), apart(other.weights))
+    return Pair(config, unstack(weights), other.config.replace(context=config.context), unstack(other.weights))
 
 
 def prompts(count: int) -> list[list[int]]:
@@ -104,24 +105,24 @@ def in_turns(
 
 def plainly(two: Pair, batch: int, **how: float) -> Callable[[list], Any]:
     """Continue a batch by our fastest plain decoding."""
-    settings = sampling(batch, **how, seed=np.arange(batch))
+    settings = make_sampling(batch, **how, seed=np.arange(batch))
     return lambda some: generate(two.config, two.weights, some, LIMIT, settings)
 
 
-def by_drafts(two: Pair, batch: int, drafter: Drafter, **how: float) -> Callable[[list], Speculated]:
+def by_drafts(two: Pair, batch: int, drafter: Drafter, **how: float) -> Callable[[list], GeneratedBySpeculation]:
     """Continue a batch by exact speculation."""
-    settings = sampling(batch, **how, seed=np.arange(batch))
+    settings = make_sampling(batch, **how, seed=np.arange(batch))
     return lambda some: speculate(two.config, two.weights, some, LIMIT, drafter, settings)
 
 
-def per_round(made: Sequence[Speculated]) -> float:
-    return sum((m.count - 1).sum() for m in made) / sum(m.rounds.sum() for m in made)
+def per_step(made: Sequence[GeneratedBySpeculation]) -> float:
+    return sum((m.count - 1).sum() for m in made) / sum(m.steps.sum() for m in made)
 
 
 def beside_plain(two: Pair, batch: int, drafters: dict[str, Drafter], **how: float) -> dict[str, Any]:
     """The best of some drafts at a batch, and what limits it.
 
-    `block` is a round in steps of plain decoding, with all that a round does but the draft itself.
+    `block` is a draft-verify step in steps of plain decoding, with all that it does but the draft itself.
     """
     cases = [prompts(PROMPTS * 2)[i : i + batch] for i in range(0, PROMPTS * 2, batch)]
     cases = cases if batch <= PROMPTS * 2 else [prompts(batch)]
@@ -131,9 +132,9 @@ def beside_plain(two: Pair, batch: int, drafters: dict[str, Drafter], **how: flo
     best = min(drafters, key=seconds.get)
     free = by_drafts(two, batch, FirstTokens(VOCABULARY, chain(drafters[best].tree.drafted)), **how)
     turns, rounds = in_turns({"free": free, "plain": programs["plain"]}, cases[:1])
-    block = turns["free"] / rounds["free"][0].rounds.max() / (turns["plain"] / LIMIT)
+    block = turns["free"] / rounds["free"][0].steps.max() / (turns["plain"] / LIMIT)
     count = LIMIT * batch * len(cases)
-    tokens = per_round(made[best])
+    tokens = per_step(made[best])
     return {
         "value": seconds["plain"] / seconds[best],
         "unit": "times the tokens/s",
@@ -141,7 +142,7 @@ def beside_plain(two: Pair, batch: int, drafters: dict[str, Drafter], **how: flo
         "peer": count / seconds["plain"],
         "batch": batch,
         "draft": best,
-        "tokens_per_round": float(tokens),
+        "tokens_per_step": float(tokens),
         "block": float(block),
         "limit_if_drafts_were_free": float(tokens / block),
         "megabytes": megabytes(two.weights),
@@ -159,7 +160,7 @@ def dense_at_one(two: Pair) -> dict[str, Any]:
     lengths = {f"{n} tokens": two.drafter(chain(n)) for n in (4, 6)}
     tree = {"a tree of 8": two.drafter(of_paths(best_tree(RANKS, 8)))}
     result = beside_plain(two, 1, lengths | tree)
-    text = {"the text, 8 tokens": Lookup(VOCABULARY, chain(8))}
+    text = {"the text, 8 tokens": PromptLookup(VOCABULARY, chain(8))}
     greedy = beside_plain(two, 1, {"4 tokens": lengths["4 tokens"]} | text, temperature=0.0)
     return result | {"greedy": greedy["value"], "greedy_draft": greedy["draft"], "greedy_all": greedy["all"]}
 

@@ -10,11 +10,15 @@ import pytest
 from anatomy.claims import served
 from anatomy.cost.inference.answers import Steps
 from anatomy.cost.inference.step_costs import Table
-from anatomy.decode import Plain
+from anatomy.decode import PlainDecoder, ServedModel
 from anatomy.model import Config, init
 from anatomy.train.data.sources import LENGTH, VOCABULARY
 
 FEW = 10
+
+
+def small_decoder(config):
+    return PlainDecoder(ServedModel(init(config, jax.random.key(0)), config, "all_experts"))
 
 
 def test_a_recording_names_its_source_and_its_licence():
@@ -78,7 +82,7 @@ def small(monkeypatch):
     monkeypatch.setattr(served, "answered", answered)
     monkeypatch.setattr(served, "COUNT", FEW)
     monkeypatch.setattr(served, "GRID", {"sequences": (0, 1, served.SLOTS), "contexts": (32, 192), "prompts": (0, 64)})
-    monkeypatch.setattr(served, "decoder", lambda: Plain(config, init(config, jax.random.key(0)), "all_experts"))
+    monkeypatch.setattr(served, "decoder", lambda: small_decoder(config))
     served.measured.cache_clear()
     yield asked
     served.measured.cache_clear()

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from anatomy.claims import speculated, speculated_answers, speculated_laws
 from anatomy.claims.speculated import Program, Target
-from anatomy.decode import Lenient, Model, chain, exact, generate, sampling
-from anatomy.model import Config, apart, init
+from anatomy.decode import DraftModel, Lenient, ServedModel, chain, exact, generate, make_sampling
+from anatomy.model import Config, init, unstack
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +15,7 @@ SMALL = Config(vocabulary=32, context=16, experts=4, top_k=2, **SIZES)
 
 
 def model():
-    return Target(SMALL, apart(init(SMALL, jax.random.key(0))), None)
+    return Target(SMALL, unstack(init(SMALL, jax.random.key(0))), None)
 
 
 def test_a_pass_that_touches_all_experts_reads_all_weights_but_the_embedding():
@@ -82,7 +82,7 @@ def other():
 
 
 def larger(weights):
-    return apart(jax.tree.map(lambda a: 4 * a, weights))
+    return unstack(jax.tree.map(lambda a: 4 * a, weights))
 
 
 def test_answers_are_the_drafts_where_all_is_accepted_and_the_targets_where_the_rule_is_exact():
@@ -90,11 +90,11 @@ def test_answers_are_the_drafts_where_all_is_accepted_and_the_targets_where_the_
     prompts = [[1, 2]] * 2**13
     with jax.enable_x64(False):
         one, two = Target(SMALL, larger(model().weights), "all_experts"), other()
-        draft, how = Model(two.weights, SMALL, chain(2), "all_experts"), sampling(2**13, seed=range(2**13))
+        draft, sampling = DraftModel(two.served, chain(2)), make_sampling(2**13, seed=range(2**13))
         laws = [speculated_laws.law(of, np.array([[1, 2]]))[0, -1].astype(float) for of in (one, two)]
         for rule, mine, others in ((exact, *laws), (Lenient(1e-30), *laws[::-1])):
             at = speculated_answers.begun(one, draft, prompts, most=1)
-            made = speculated_answers.answered(one, draft, at, rule, how, end=31, most=1)
+            made = speculated_answers.answered(one, draft, at, rule, sampling, end=31, most=1)
             count = np.bincount([said[0] for said in made.tokens], minlength=SMALL.vocabulary)
             chances = [speculated_laws.against(count, law / law.sum())[2] for law in (mine, others)]
             assert chances[0] > 1e-3 and chances[1] < 1e-9
@@ -106,17 +106,17 @@ def test_greedy_answers_are_those_of_generation_up_to_their_ends():
     prompts = [random.integers(0, 32, n).tolist() for n in (2, 3, 5, 4, 3, 2)]
     with jax.enable_x64(False):
         one, two = Target(SMALL, larger(model().weights), "all_experts"), other()
-        draft, how = Model(two.weights, SMALL, chain(2), "all_experts"), sampling(len(prompts), temperature=0.0)
-        free = generate(SMALL, one.weights, prompts, 6, how, send="all_experts", chunk=8)
+        draft, sampling = DraftModel(two.served, chain(2)), make_sampling(len(prompts), temperature=0.0)
+        free = generate(SMALL, one.weights, prompts, 6, sampling, dispatch="all_experts", chunk=8)
         end = free.of(0)[2]
-        plain = generate(SMALL, one.weights, prompts, 6, how, [end], send="all_experts", chunk=8)
+        plain = generate(SMALL, one.weights, prompts, 6, sampling, [end], dispatch="all_experts", chunk=8)
         at = speculated_answers.begun(one, draft, prompts, most=6)
-        made = speculated_answers.answered(one, draft, at, exact, how, end, most=6)
+        made = speculated_answers.answered(one, draft, at, exact, sampling, end, most=6)
     assert made.tokens == [plain.of(row) for row in range(len(prompts))]
     assert plain.ended.any() and made.accepted < made.judged
 
 
-def test_gaps_are_the_waits_and_nothing_within_a_round():
+def test_gaps_are_the_waits_and_nothing_within_a_step():
     waits = speculated.gaps({"seconds": [2.0, 3.0], "count": [[3], [1]]})
     assert waits.tolist() == [2.0, 0.0, 0.0, 3.0]
 
@@ -124,8 +124,8 @@ def test_gaps_are_the_waits_and_nothing_within_a_round():
 def test_sequences_begin_again_where_room_ends():
     begun, seen = [], []
 
-    def call(at, how):
-        seen.append((at, how.seed.tolist()))
+    def call(at, sampling):
+        seen.append((at, sampling.seed.tolist()))
         return {"count": np.array([30, 50])}, at + 50
 
     program = Program(call, lambda: begun.append(0) or 0, batch=2, most=9)
@@ -162,7 +162,7 @@ def test_programs_step_and_draft_as_they_are_told(monkeypatch):
     monkeypatch.setattr(speculated, "ROOM", 16)
     monkeypatch.setattr(speculated, "begun", lambda batch: np.arange(batch, dtype=np.int32))
     with jax.enable_x64(False):
-        draft = speculated.Model(made.weights, made.config, chain(2), "all_experts")
+        draft = DraftModel(ServedModel(made.weights, made.config, "all_experts"), chain(2))
         step, around = speculated.plain(made, 2), speculated.speculative(made, draft, 2)
         assert speculated.timed(step, 3)["count"] == [[1, 1]] * 3
         full, none = speculated.timed(around, 3), speculated.timed(around, 3, wanted=0)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost.inference.acceptance import alignment, lenient, multi_round, threshold
 from anatomy.cost.inference.token_trees import best_tree, nodes, tree_tokens
-from anatomy.decode import Lenient, Threshold, Tree, chain, distance, exact, of_paths, wide
-from anatomy.decode.accepting import walk
+from anatomy.decode import Lenient, Threshold, Tree, chain, exact, of_paths, wide
+from anatomy.decode.sampling.acceptance import acceptance_rate, distance, lenient, multi_round, threshold
+from anatomy.decode.speculation.verification import walk
 from hypothesis import given
-from support.enumeration import SETTINGS, TREES, a_pair, error, every_draft, law_of_rounds, weighed
+from support.enumeration import SETTINGS, TREES, a_pair, error, every_draft, law_of_steps, verified
 
 
 @pytest.mark.parametrize("how", SETTINGS, ids=str)
@@ -33,7 +33,7 @@ def test_a_draft_that_says_another_q_than_it_draws_from_spoils_the_law():
     token, q, _ = every_draft(chain(1), 4, lie, False)
     truth = np.array([q_of((), ())[x] for (x,) in token])
     p = np.array([[p_of(()), p_of((int(x),))] for (x,) in token])
-    accept, left = weighed(chain(1), exact, *map(jnp.asarray, (p, token, q)), jnp.ones(token.shape, bool))
+    accept, left = verified(chain(1), exact, *map(jnp.asarray, (p, token, q)), jnp.ones(token.shape, bool))
     left = left[:, 0] / left[:, 0].sum(-1, keepdims=True)
     law = np.einsum("d,dv->v", truth * (1 - accept[:, 0]), left)
     law[token[:, 0]] += truth * accept[:, 0]
@@ -48,8 +48,8 @@ def test_a_draft_that_says_another_q_than_it_draws_from_spoils_the_law():
 def test_relaxed_rules_have_the_law_that_the_theory_says_and_tell_their_distance(rule, theory):
     p_of, q_of = a_pair(4, 1, {})
     p, q = p_of(()), q_of((), ())
-    law = law_of_rounds(chain(1), 4, rule, p_of, q_of, replacement=False).sum(1)
-    np.testing.assert_allclose(law, theory(p, q).law(q), atol=1e-12)
+    law = law_of_steps(chain(1), 4, rule, p_of, q_of, replacement=False).sum(1)
+    np.testing.assert_allclose(law, theory(p, q).output(q), atol=1e-12)
     told = distance(rule, p, q)
     np.testing.assert_allclose(told.total_variation, abs(law - p).sum() / 2)
     np.testing.assert_allclose(told.divergence, np.sum(law * np.log(law / p)))
@@ -60,12 +60,12 @@ def test_relaxed_rules_have_the_law_that_the_theory_says_and_tell_their_distance
 def test_the_exact_rule_is_at_no_distance():
     p_of, q_of = a_pair(4, 1, {})
     told = distance(exact, p_of(()), q_of((), ()))
-    np.testing.assert_allclose(told, [alignment(p_of(()), q_of((), ())), 0, 0, told.own, told.own], atol=1e-12)
+    np.testing.assert_allclose(told, [acceptance_rate(p_of(()), q_of((), ())), 0, 0, told.own, told.own], atol=1e-12)
 
 
 def test_a_token_that_is_not_there_is_never_accepted_and_costs_nothing():
     p, q = np.random.default_rng(0).dirichlet(np.ones(4), (2, 3, 4))[..., 0]
-    accept, left = weighed(chain(2), exact, p, jnp.array([1, 2]), q[:2], jnp.array([True, False]))
+    accept, left = verified(chain(2), exact, p, jnp.array([1, 2]), q[:2], jnp.array([True, False]))
     assert accept[1] == 0
     np.testing.assert_array_equal(left[1:], p[1:])
 
@@ -76,7 +76,7 @@ def test_ranks_are_accepted_as_the_theory_of_several_draws_has_it(seed):
     found = np.zeros(2)
     for x, y in itertools.product(range(3), repeat=2):
         nodes_p = np.stack([p, p, p])
-        accept = weighed(wide((2,)), exact, nodes_p, jnp.array([x, y]), np.stack([q, q]), jnp.ones(2, bool)).accept
+        accept = verified(wide((2,)), exact, nodes_p, jnp.array([x, y]), np.stack([q, q]), jnp.ones(2, bool)).accept
         found += q[x] * q[y] * np.array([accept[0], (1 - accept[0]) * accept[1]])
     np.testing.assert_allclose(found, multi_round(p, q, 2), atol=1e-12)
 
@@ -124,8 +124,8 @@ def test_the_best_tree_is_laid_out_level_by_level(size):
     assert tree.drafted == size
     assert sorted(tree.depth[1:].tolist()) == sorted(map(len, paths))
     for node in range(1, size + 1):
-        assert tree.sees[node].sum() == tree.depth[node] + 1
-        assert tree.sees[node, tree.parents[node - 1]]
+        assert tree.ancestors[node].sum() == tree.depth[node] + 1
+        assert tree.ancestors[node, tree.parents[node - 1]]
     assert sum(tree.level(d).stop - tree.level(d).start for d in range(1, tree.height + 1)) == size
 
 

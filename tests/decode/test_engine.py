@@ -6,6 +6,7 @@ import json
 
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy.cost.inference.queueing import Policy, simulate
@@ -13,30 +14,31 @@ from anatomy.cost.inference.step_costs import Affine
 from anatomy.cost.inference.traffic import Requests, poisson, uniform_lengths
 from anatomy.decode import (
     Clock,
+    DraftModel,
     Engine,
     Journal,
     Limits,
-    Model,
-    Plain,
+    PlainDecoder,
     Refused,
     Request,
-    Speculating,
+    ServedModel,
+    SpeculativeDecoder,
     VirtualClock,
     chain,
     generate,
-    killed,
+    make_sampling,
     measure,
     random_requests,
     recorded,
     replay,
-    sampling,
 )
-from anatomy.decode import journal as journals
+from anatomy.decode.engine import crash_test
+from anatomy.decode.engine import journal as journals
 from anatomy.model import init
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-CONFIG = killed.CONFIG
+CONFIG = crash_test.CONFIG
 ROOM, SLOTS, QUEUE = 40, 3, 4
 LIMITS = Limits(room=ROOM, queue=QUEUE, page=8, pages=9)
 POLICY = Policy(slots=SLOTS, chunk=4)
@@ -45,14 +47,15 @@ COST = Affine(step=0.02, sequence=0.002, prompt=0.003, reading=0.005, cached=1e-
 
 
 @functools.cache
-def decoder(send="all_experts"):
-    return Plain(CONFIG, jax.tree.map(lambda a: 2 * a, init(CONFIG, jax.random.key(0))), send)
+def decoder():
+    weights = jax.tree.map(lambda a: 2 * a, init(CONFIG, jax.random.key(0)))
+    return PlainDecoder(ServedModel(weights, CONFIG, "all_experts"))
 
 
 def speculating():
     """With itself as its draft."""
-    weights = decoder().weights
-    return Speculating(CONFIG, weights, Model(weights, CONFIG, chain(2), "all_experts"), send="all_experts")
+    model = decoder().model
+    return SpeculativeDecoder(model, DraftModel(model, chain(2)))
 
 
 def an_engine(policy=POLICY, limits=LIMITS, **more):
@@ -86,8 +89,10 @@ def many(count, seed=0, longest=ROOM // 2, **more):
 
 def test_an_answer_is_that_of_generation():
     for request in (dataclasses.replace(r, limit=20) for r in many(4)):
-        how = sampling(1, temperature=request.temperature, seed=request.seed)
-        wanted = generate(CONFIG, decoder().weights, [request.prompt], request.limit, how, send="all_experts", chunk=20)
+        sampling = make_sampling(1, temperature=request.temperature, seed=request.seed)
+        wanted = generate(
+            CONFIG, decoder().model.weights, [request.prompt], request.limit, sampling, dispatch="all_experts", chunk=20
+        )
         assert alone(request) == wanted.of(0)
 
 
@@ -186,8 +191,8 @@ def test_nothing_is_compiled_under_load(make):
         ({"prompt": (16,)}, r"Request.prompt is \(16,\); allowed: tokens from 0 to 15"),
         ({"prompt": (1.5,)}, r"Request.prompt is \(1.5,\)"),
         ({"end": (99,)}, r"Request.end is \(99,\)"),
-        ({"limit": 38}, r"Request.tokens is 41; allowed: at most 40, of prompt and limit together"),
-        ({"limit": 30}, r"Request.tokens is 33; allowed: at most 32, for which there is memory"),
+        ({"limit": 38}, r"Request.prompt and limit is 41; allowed: at most 40 tokens, Limits.room"),
+        ({"limit": 30}, r"Request.prompt and limit is 33; allowed: at most 32 tokens, for which Limits.pages"),
         ({"name": "there"}, r"Request.name is 'there'; allowed: a name that no unfinished request has"),
     ],
 )
@@ -205,9 +210,11 @@ def test_a_full_queue_refuses_until_there_is_room():
     engine = an_engine()
     for number in range(QUEUE):
         engine.submit(a_request(str(number)))
-    with pytest.raises(Refused, match=r"Request.name is 'more'; allowed: a request when fewer than 4 wait") as refused:
+    with pytest.raises(
+        Refused, match=r"Engine.queue is 4; allowed: fewer than 4 waiting requests, Limits.queue; "
+    ) as refused:
         engine.submit(a_request("more"))
-    assert (refused.value.name, refused.value.value) == ("name", "more")
+    assert (refused.value.name, refused.value.value) == ("Engine.queue", 4)
     engine.step()
     engine.submit(a_request("more"))
 
@@ -221,9 +228,9 @@ def test_a_full_queue_refuses_until_there_is_room():
         (lambda: a_request(prompt=[[1, 2]]), TypeError, r"Request.prompt is \[\[1, 2\]\]"),
         (lambda: a_request(end=7), TypeError, "Request.end is 7; allowed: tokens in one row"),
         (lambda: a_request(limit=0), ValueError, "Request.limit is 0; allowed: a whole number at least 1"),
-        (lambda: a_request(temperature=-1), ValueError, "sampling.temperature is -1"),
-        (lambda: a_request(top_p=2), ValueError, "sampling.top_p is 2"),
-        (lambda: a_request(seed="x"), TypeError, "sampling.seed is 'x'"),
+        (lambda: a_request(temperature=-1), ValueError, "Request.temperature is -1"),
+        (lambda: a_request(top_p=2), ValueError, "Request.top_p is 2"),
+        (lambda: a_request(seed="x"), TypeError, "Request.seed is 'x'"),
         (lambda: Limits(room=0), ValueError, "Limits.room is 0"),
         (lambda: Limits(room=8, pages=2), ValueError, "Limits.pages is 2; allowed: None, where page is None"),
         (
@@ -237,11 +244,15 @@ def test_a_full_queue_refuses_until_there_is_room():
             "Engine.limits.readers is 4; .* slots",
         ),
         (lambda: an_engine(Policy(slots=2, chunk=1.5)), ValueError, "Engine.policy.chunk is 1.5; allowed: whole"),
-        (lambda: Plain(CONFIG, decoder().weights, "by_capacity"), ValueError, "dispatch is 'by_capacity'"),
+        (lambda: ServedModel(decoder().model.weights, CONFIG, "by_capacity"), ValueError, "dispatch is 'by_capacity'"),
         (lambda: an_engine().cancel("nobody"), KeyError, "cancel.name is 'nobody'; allowed: the name of an unfinished"),
-        (lambda: replay(an_engine(), np.zeros(2), []), ValueError, "replay.arrival is 2, of 0 requests"),
-        (lambda: recorded([]), ValueError, "recorded.answers are none; allowed: finished"),
-        (lambda: recorded([an_engine().submit(a_request())]), ValueError, r"recorded.answers are \['one'\]"),
+        (lambda: replay(an_engine(), np.zeros(2), []), ValueError, "replay.arrival has 2 times; allowed: 0"),
+        (lambda: recorded([]), ValueError, "recorded.answers is empty; allowed: at least one"),
+        (
+            lambda: recorded([an_engine().submit(a_request())]),
+            ValueError,
+            r"recorded.answers has \['one'\], not finished",
+        ),
     ],
 )
 def test_what_is_not_allowed_is_refused_by_name(make, error, says):
@@ -279,7 +290,7 @@ def test_who_is_cancelled_keeps_its_tokens_and_gives_its_place_to_another():
         engine.cancel("one")
 
 
-class Served(RuleBasedStateMachine):
+class Traffic(RuleBasedStateMachine):
     """Requests of all sizes come and are cancelled at any moment; the model of it is three lists of names."""
 
     policy, limits = POLICY, LIMITS
@@ -345,13 +356,40 @@ class Served(RuleBasedStateMachine):
                 assert (answer.state, answer.tokens) == ("finished", whole)
 
 
-class ServedStatically(Served):
+class StaticTraffic(Traffic):
     policy, limits = STATIC, Limits(room=ROOM, queue=QUEUE, readers=2)
 
 
-for _machine in (Served, ServedStatically):
+for _machine in (Traffic, StaticTraffic):
     _machine.TestCase.settings = settings(max_examples=20, stateful_step_count=25)
-TestServed, TestServedStatically = Served.TestCase, ServedStatically.TestCase
+TestTraffic, TestStaticTraffic = Traffic.TestCase, StaticTraffic.TestCase
+
+
+# Seeds, and what cannot be drawn
+
+
+def test_requests_have_seeds_of_their_own_and_the_same_when_they_come_again():
+    one, two, again = a_request("one"), a_request("two"), a_request("one")
+    assert one.seed != two.seed and one.seed == again.seed
+    assert a_request(seed=0).seed == 0
+    engine = an_engine()
+    answers = [engine.submit(dataclasses.replace(r, temperature=1.0, limit=12)) for r in (one, two)]
+    engine.run()
+    assert answers[0].made != answers[1].made
+
+
+def test_a_request_whose_logits_are_not_finite_is_cancelled_and_told_and_the_others_go_on(tmp_path):
+    model = decoder().model
+    weights = dataclasses.replace(model.weights, embedding=model.weights.embedding.at[9].set(jnp.nan))
+    with Journal(tmp_path / "journal") as journal:
+        engine = Engine(PlainDecoder(dataclasses.replace(model, weights=weights)), POLICY, LIMITS, journal=journal)
+        good, bad = (engine.submit(a_request(name, prompt)) for name, prompt in (("good", [1, 2]), ("bad", [9, 2])))
+        with pytest.raises(FloatingPointError, match=r"requests \['bad'\] are not finite, and these are cancelled"):
+            engine.run()
+        engine.run()
+        assert (good.state, bad.state, bad.made) == ("finished", "cancelled", [])
+        assert engine.idle and engine.pages_free == LIMITS.pages
+        assert journal.finished["bad"] is None and not journal.unfinished
 
 
 # Time
@@ -391,7 +429,9 @@ def test_replay_in_real_time_keeps_arrivals_and_counts_refusals():
     requests = many(len(arrival), seed=2)
     answers, refused = replay(engine, arrival, requests)
     assert [a.request.name for a in answers] == [r.name for r in requests[:QUEUE]] + [requests[-1].name]
-    assert {r.allowed for r in refused} == {"a request when fewer than 4 wait"}
+    assert {r.allowed for r in refused} == {
+        "fewer than 4 waiting requests, Limits.queue; submit it again after some steps"
+    }
     made = recorded(answers)
     assert made.arrival[-1] - made.arrival[0] == pytest.approx(0.2)
     for early, late in (("arrival", "start"), ("start", "first"), ("first", "finish"), ("finish", "released")):
@@ -463,7 +503,7 @@ def test_an_engine_without_the_room_for_what_was_promised_says_so(tmp_path):
     with Journal(tmp_path / "journal") as journal:
         an_engine(journal=journal).submit(a_request(limit=30))
     with Journal(tmp_path / "journal") as journal:
-        with pytest.raises(Refused, match=r"Request.tokens is 33; allowed: at most 16"):
+        with pytest.raises(Refused, match=r"Request.prompt and limit is 33; allowed: at most 16"):
             an_engine(limits=Limits(room=16), journal=journal)
         assert list(journal.unfinished) == ["one"]
 
@@ -480,10 +520,10 @@ def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path, line):
 
 @pytest.mark.slow
 def test_a_killed_engine_loses_nothing_and_answers_the_same(tmp_path):
-    killed.run(tmp_path / "never")
-    left = killed.run(tmp_path / "killed", kills=[7, 30])
+    crash_test.run(tmp_path / "never")
+    left = crash_test.run(tmp_path / "killed", kills=[7, 30])
     assert max(left) > 0
     with Journal(tmp_path / "never") as one, Journal(tmp_path / "killed") as two:
         assert one.finished == two.finished
         assert not one.unfinished and not two.unfinished
-        assert set(one.finished) == {r.name for r in killed.requests()}
+        assert set(one.finished) == {r.name for r in crash_test.requests()}

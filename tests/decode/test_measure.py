@@ -10,10 +10,20 @@ import pytest
 from anatomy.cost.inference.queueing import Policy, simulate
 from anatomy.cost.inference.step_costs import Affine, Work
 from anatomy.cost.inference.traffic import Requests, poisson, uniform_lengths
-from anatomy.decode import Engine, Limits, Plain, VirtualClock, killed, measure, random_requests, recorded, replay
+from anatomy.decode import (
+    Engine,
+    Limits,
+    PlainDecoder,
+    ServedModel,
+    VirtualClock,
+    measure,
+    random_requests,
+    recorded,
+    replay,
+)
+from anatomy.decode.engine.crash_test import CONFIG
 from anatomy.model import init
 
-CONFIG = killed.CONFIG
 SLOTS, CHUNK, COUNT = 4, 8, 24
 LIMITS = Limits(room=48, queue=COUNT)
 POLICIES = {
@@ -27,7 +37,7 @@ GRID = {"sequences": (0, 1, SLOTS), "contexts": (8, 32), "prompts": (0, CHUNK)}
 
 @pytest.fixture(scope="module")
 def decoder():
-    return Plain(CONFIG, init(CONFIG, jax.random.key(0)), "all_experts")
+    return PlainDecoder(ServedModel(init(CONFIG, jax.random.key(0)), CONFIG, "all_experts"))
 
 
 def traffic(rate=2.0):

@@ -6,13 +6,15 @@ import jax
 import numpy as np
 import pytest
 from anatomy.decode import generate
-from anatomy.model import Config, apart, forward, init
-from anatomy.model.dispatch import all_experts
+from anatomy.model import Config, forward, init, unstack
 from anatomy.model.enlarge import enlarge
+from anatomy.model.moe import all_experts
 
 CONFIG = Config(vocabulary=20, layers=2, d_model=12, heads=2, head_dim=4, kv_heads=1, d_ff=10, experts=3, context=16)
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
-run = jit(lambda config, weights, tokens: forward(config, weights, tokens, send=all_experts).logits, static_argnums=0)
+run = jit(
+    lambda config, weights, tokens: forward(config, weights, tokens, dispatch=all_experts).logits, static_argnums=0
+)
 SIZES = [
     {"layers": 5},
     {"d_model": 30},
@@ -43,7 +45,7 @@ def test_a_larger_model_is_the_same_function(sizes):
 
 def test_weights_that_are_apart_are_enlarged_alike():
     for one, other in zip(
-        *(jax.tree.leaves(enlarge(CONFIG, w, layers=3)[1]) for w in (weights(), apart(weights()))), strict=True
+        *(jax.tree.leaves(enlarge(CONFIG, w, layers=3)[1]) for w in (weights(), unstack(weights()))), strict=True
     ):
         np.testing.assert_array_equal(one, other)
 
@@ -52,7 +54,7 @@ def test_a_larger_model_generates_the_same():
     config, larger = enlarge(CONFIG, weights(), layers=3, d_model=48)
     prompts = [[1, 2, 3], [4]]
     one, other = (
-        generate(c, w, prompts, 8, chunk=8, send="all_experts") for c, w in ((CONFIG, weights()), (config, larger))
+        generate(c, w, prompts, 8, chunk=8, dispatch="all_experts") for c, w in ((CONFIG, weights()), (config, larger))
     )
     np.testing.assert_array_equal(one.tokens, other.tokens)
 

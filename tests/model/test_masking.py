@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.decode import experts as serving
-from anatomy.model import Config, apart, empty_cache, forward, init, routing
+from anatomy.model import Config, empty_cache, forward, init, unstack
 from anatomy.model.config import ROUTERS
-from anatomy.model.dispatch import DISPATCHES
+from anatomy.model.moe import DISPATCHES, routing
 from hypothesis import example, given, settings
 
 SMALL = Config(vocabulary=40, layers=2, d_model=16, heads=4, kv_heads=2, head_dim=6, d_ff=20, experts=4, context=12)
-ALL = DISPATCHES | {"serving_one_by_one": serving.one_by_one, "in_tiles": serving.in_tiles}
-EVERY = [(router, name) for router in ROUTERS for name in sorted(ALL)]
+EVERY = [(router, name) for router in ROUTERS for name in sorted(DISPATCHES)]
 ROWS, LENGTH = 3, 8
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
 
@@ -36,7 +34,7 @@ def program(router, name):
 
     @jit
     def read(tokens, mask):
-        made = forward(config, weights, tokens, send=ALL[name], mask=mask)
+        made = forward(config, weights, tokens, dispatch=DISPATCHES[name], mask=mask)
         return made.logits, {n: getattr(made, n) for n in ("balance", "z", "dropped", "load")}
 
     return read
@@ -124,7 +122,7 @@ def gradient_of(router):
     @jit
     def gradient(tokens, mask):
         def loss(weights):
-            made = forward(config, weights, tokens, send=DISPATCHES["by_capacity"], mask=mask)
+            made = forward(config, weights, tokens, dispatch=DISPATCHES["by_capacity"], mask=mask)
             return jnp.where(mask[..., None], jnp.square(made.logits), 0).sum() + made.balance + made.z
 
         return jax.grad(loss)(weights)
@@ -152,7 +150,7 @@ def test_a_masked_token_chooses_the_expert_that_does_not_exist(router, mask, see
 
 def test_a_cache_grows_by_the_real_tokens():
     lengths, tokens = np.array([2, 5, 3]), random_tokens(0, 3, LENGTH)
-    weights = apart(weights_of(SMALL))
+    weights = unstack(weights_of(SMALL))
     read = jit(functools.partial(forward, SMALL))
     whole = read(weights, tokens).logits
     first = read(weights, tokens[:, :5], empty_cache(SMALL, 3), mask=np.arange(5) < lengths[:, None])

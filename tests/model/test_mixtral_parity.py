@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from anatomy.model import Config, apart, forward, init
-from anatomy.model.dispatch import DISPATCHES, EXACT
+from anatomy.model import Config, forward, init, unstack
 from anatomy.model.mixtral import load, save
+from anatomy.model.moe import DISPATCHES, EXACT
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from support.mixtral_peer import Unavailable, peer_python
@@ -20,7 +20,7 @@ from support.mixtral_peer import Unavailable, peer_python
 FIXTURE = Path(__file__).with_name("mixtral_logits.safetensors")
 SCRIPT = Path(__file__).parents[1] / "support" / "make_mixtral_fixture.py"
 quick = {"xla_backend_optimization_level": 0}  # compiles in half the time
-run = jax.jit(forward, static_argnames=("config", "send"), compiler_options=quick)
+run = jax.jit(forward, static_argnames=("config", "dispatch"), compiler_options=quick)
 SMALL = Config(vocabulary=40, layers=2, d_model=16, heads=4, kv_heads=2, head_dim=6, d_ff=20, experts=3, context=32)
 
 
@@ -72,7 +72,7 @@ def tensors(directory, change):
 def test_logits_agree_with_those_that_transformers_computed(send, tmp_path):
     tokens, theirs = unpack(FIXTURE, tmp_path)
     config, weights = load(tmp_path)
-    ours = run(config, weights, jnp.asarray(tokens), send=DISPATCHES[send]).logits
+    ours = run(config, weights, jnp.asarray(tokens), dispatch=DISPATCHES[send]).logits
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
@@ -100,7 +100,7 @@ def test_what_was_saved_is_what_is_loaded(config, tmp_path):
 
 
 def test_weights_that_lie_apart_are_saved_alike(saved, tmp_path):
-    save(SMALL, apart(some_weights(SMALL, 1)), tmp_path / "apart")
+    save(SMALL, unstack(some_weights(SMALL, 1)), tmp_path / "apart")
     assert (tmp_path / "apart" / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
 
 

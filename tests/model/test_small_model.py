@@ -13,18 +13,18 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from anatomy.model import Config, apart, dispatch, empty_cache, forward, init, routing, transformer
+from anatomy.model import Config, attention, empty_cache, forward, init, moe, transformer, unstack
+from anatomy.model.attention import rotate
 from anatomy.model.config import ROUTERS
-from anatomy.model.dispatch import DISPATCHES, EXACT, Experts
-from anatomy.model.routing import Choices
-from anatomy.model.transformer import rotate
+from anatomy.model.moe import DISPATCHES, EXACT, TRAINABLE, Choices, Experts, capacity, dense, grouped, routing
+from anatomy.model.moe import experts as expert_weights
 from beartype import beartype
 from hypothesis import given, settings
 
 SMALL = Config(vocabulary=40, layers=2, d_model=16, heads=4, kv_heads=2, head_dim=6, d_ff=20, experts=3, context=8)
 CAUSAL = ("top_k", "hash")
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
-run = jit(forward, static_argnames=("config", "send"))
+run = jit(forward, static_argnames=("config", "dispatch"))
 
 
 @functools.cache
@@ -88,12 +88,13 @@ def test_weights_have_the_axes_that_they_are_annotated_with():
 def checked(monkeypatch):
     """Check the annotations of every function of the model while a test runs."""
     check = jaxtyping.jaxtyped(typechecker=beartype)
-    for module in (transformer, dispatch, routing):
+    for module in (transformer, attention, capacity, dense, grouped, routing, expert_weights):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__:
                 monkeypatch.setattr(module, name, check(function))
     for name in DISPATCHES:
-        monkeypatch.setitem(DISPATCHES, name, getattr(dispatch, name))
+        module = next(m for m in (capacity, dense, grouped) if getattr(m, name, None) is not None)
+        monkeypatch.setitem(DISPATCHES, name, getattr(module, name))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def checked(monkeypatch):
 def test_every_function_keeps_to_its_annotations(checked, router, kv_heads, experts, send):
     config = SMALL.replace(router=router, kv_heads=kv_heads, experts=experts, top_k=min(2, experts))
     weights, tokens = weights_of(config), some_tokens(3, 4)
-    cache = transformer.empty_cache(config, 3, 7)
+    cache = attention.empty_cache(config, 3, room=7)
 
     for held in (None, cache):
         made = jax.eval_shape(
@@ -120,7 +121,7 @@ def test_every_function_keeps_to_its_annotations(checked, router, kv_heads, expe
         assert made.load.shape == (2, experts)
         assert made.balance.shape == made.z.shape == made.dropped.shape == ()
         assert all_float32(made)
-    assert made.cache.key.shape == made.cache.value.shape == (2, 3, 7, kv_heads, 6)
+    assert [a.shape for a in made.cache.key + made.cache.value] == [(3, 7, kv_heads, 6)] * 4
     assert made.cache.length.shape == (3,)
 
 
@@ -155,7 +156,7 @@ def test_parameters_are_those_that_the_cost_models_count(widths, top_k):
 
 @pytest.mark.parametrize(
     ("router", "send"),
-    [*(("top_k", name) for name in sorted(DISPATCHES)), *((name, "all_experts") for name in ROUTERS[1:])],
+    [*(("top_k", name) for name in sorted(TRAINABLE)), *((name, "all_experts") for name in ROUTERS[1:])],
 )
 def test_everything_is_single_precision(router, send):
     config = SMALL.replace(router=router)
@@ -188,7 +189,7 @@ def plain(x, expert, weight, experts):
 
 
 @pytest.mark.parametrize(("tokens", "count", "k", "empty"), [(1, 4, 2, 0.0), (6, 3, 2, 0.3), (4, 1, 1, 0.0)])
-@pytest.mark.parametrize("name", sorted(DISPATCHES))
+@pytest.mark.parametrize("name", sorted(TRAINABLE))
 def test_dispatches_and_their_gradients_are_those_of_the_formula(name, tokens, count, k, empty):
     choices, experts = some_choices(tokens, count, k, empty=empty), some_experts(count)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(tokens, 6)), jnp.float32)
@@ -221,10 +222,10 @@ def test_one_expert_is_a_dense_model():
 
     def dense(x, choices, experts):
         one = jax.tree.map(lambda a: a[0], experts)
-        return dispatch.expert(x, one), jnp.zeros((), x.dtype)
+        return moe.expert(x, one), jnp.zeros((), x.dtype)
 
     def loss(weights, send):
-        made = forward(config, weights, tokens, send=send)
+        made = forward(config, weights, tokens, dispatch=send)
         return jnp.square(made.logits).mean(), made
 
     expected, there = jit(jax.grad(functools.partial(loss, send=dense), has_aux=True))(weights)
@@ -236,7 +237,7 @@ def test_one_expert_is_a_dense_model():
         assert not np.any(gradient.blocks.router)  # a softmax over one score is always 1
 
 
-capacity = jit(dispatch.by_capacity, static_argnames="factor")
+limited = jit(moe.by_capacity, static_argnames="factor")
 
 
 @settings(max_examples=60)
@@ -253,8 +254,8 @@ def test_capacity_drops_what_does_not_find_a_place(seed, factor, empty):
             kept[token, choice] = queue[expert] < places
             queue[expert] += 1
     wanted = sum(queue.values())
-    made, dropped = capacity(x, choices, experts, factor=factor)
-    close(made, dispatch.all_experts(x, Choices(choices.expert, jnp.where(kept, choices.weight, 0)), experts)[0])
+    made, dropped = limited(x, choices, experts, factor=factor)
+    close(made, moe.all_experts(x, Choices(choices.expert, jnp.where(kept, choices.weight, 0)), experts)[0])
     assert dropped == pytest.approx(1 - kept.sum() / max(wanted, 1), abs=1e-6)
 
 
@@ -262,32 +263,28 @@ def test_with_overflow_is_exact_on_both_of_its_paths():
     experts, x = some_experts(4), jnp.asarray(np.random.default_rng(1).normal(size=(12, 6)), jnp.float32)
     crowd = Choices(jnp.zeros((12, 1), jnp.int32), jnp.ones((12, 1), jnp.float32))
     spread = Choices(jnp.arange(12, dtype=jnp.int32)[:, None] % 4, jnp.ones((12, 1), jnp.float32))
-    assert capacity(x, crowd, experts, factor=2.0)[1] == 0.5
-    assert capacity(x, spread, experts, factor=2.0)[1] == 0
+    assert limited(x, crowd, experts, factor=2.0)[1] == 0.5
+    assert limited(x, spread, experts, factor=2.0)[1] == 0
     for choices in (crowd, spread):
-        made, dropped = jit(dispatch.with_overflow)(x, choices, experts)
-        close(made, dispatch.all_experts(x, choices, experts)[0])
+        made, dropped = jit(moe.with_overflow)(x, choices, experts)
+        close(made, moe.all_experts(x, choices, experts)[0])
         assert dropped == 0
 
 
 def test_only_a_dispatch_that_drops_lets_a_sequence_depend_on_its_neighbours():
     one, two = some_tokens(2), some_tokens(2, seed=5)
     two[1] = one[1]
-    tight = functools.partial(dispatch.by_capacity, factor=0.5)
+    tight = functools.partial(moe.by_capacity, factor=0.5)
     for send in (*(DISPATCHES[name] for name in sorted(EXACT)), tight):
-        here, there = (run(SMALL, weights_of(SMALL), tokens, send=send).logits[1] for tokens in (one, two))
+        here, there = (run(SMALL, weights_of(SMALL), tokens, dispatch=send).logits[1] for tokens in (one, two))
         if send is tight:
             assert np.abs(here - there).max() > 0.1
         else:
             close(here, there)
 
 
-def test_phases_have_a_dispatch_and_those_that_serve_are_exact():
-    for phase, tokens in itertools.product(dispatch.DEFAULT, (1, 2, 3, 64)):
-        send = dispatch.of_phase(phase, tokens)
-        assert phase == "training" or send in {DISPATCHES[name] for name in EXACT}
-    with pytest.raises(ValueError, match="phase is 'sleep'; allowed: training, prefill, decode"):
-        dispatch.of_phase("sleep", 1)
+def test_all_but_one_have_gradients_and_all_but_one_are_exact():
+    assert set(DISPATCHES) - TRAINABLE == {"in_tiles"} and set(DISPATCHES) - EXACT == {"by_capacity"}
 
 
 # Causality and the cache
@@ -297,7 +294,7 @@ def test_phases_have_a_dispatch_and_those_that_serve_are_exact():
 @given(st.sampled_from(CAUSAL), st.integers(1, 7), st.integers(1, 39), st.booleans())
 def test_a_later_token_never_changes_earlier_logits(router, position, step, stacked):
     config = SMALL.replace(router=router)
-    weights = weights_of(config) if stacked else apart(weights_of(config))
+    weights = weights_of(config) if stacked else unstack(weights_of(config))
     tokens, changed = some_tokens(), some_tokens()
     changed[0, position] = (changed[0, position] + step) % SMALL.vocabulary
     before, after = (run(config, weights, each).logits for each in (tokens, changed))
@@ -318,7 +315,7 @@ def test_expert_choice_looks_ahead():
 @given(st.sampled_from(CAUSAL), st.sets(st.integers(1, 7)))
 def test_a_cache_changes_nothing_in_any_split(router, cuts):
     config = SMALL.replace(router=router)
-    tokens, cache, made = some_tokens(), empty_cache(config, 2, 10), []
+    tokens, cache, made = some_tokens(), empty_cache(config, 2, room=10), []
     for first, last in itertools.pairwise([0, *sorted(cuts), 8]):
         output = run(config, weights_of(config), tokens[:, first:last], cache)
         made.append(np.asarray(output.logits))
@@ -330,7 +327,7 @@ def test_a_cache_changes_nothing_in_any_split(router, cuts):
 @pytest.mark.parametrize("send", ["all_experts", "in_buckets", "one_by_one"])
 def test_sequences_of_different_lengths_share_a_batch(send):
     lengths, tokens = np.array([2, 5, 3], np.int32), some_tokens(3, 8)
-    weights = apart(weights_of(SMALL))
+    weights = unstack(weights_of(SMALL))
     expected = run(SMALL, weights, tokens).logits
     padded = np.where(np.arange(5) < lengths[:, None], tokens[:, :5], 0)
     output = run(SMALL, weights, padded, empty_cache(SMALL, 3), DISPATCHES[send])
@@ -347,14 +344,14 @@ def test_sequences_of_different_lengths_share_a_batch(send):
 
 
 @pytest.mark.parametrize("router", ROUTERS)
-def test_weights_apart_give_the_same(router):
+def test_unstacked_weights_give_the_same(router):
     config = SMALL.replace(router=router)
     weights, tokens = weights_of(config), some_tokens()
     for cache in (None, empty_cache(config, 2)):
-        one, two = (run(config, w, tokens, cache) for w in (weights, apart(weights)))
+        one, two = (run(config, w, tokens, cache) for w in (weights, unstack(weights)))
         jax.tree.map(close, one, two)
-    separate = apart(weights)
-    assert apart(separate) is separate and isinstance(separate.blocks[0].experts, tuple)
+    separate = unstack(weights)
+    assert unstack(separate) is separate and isinstance(separate.blocks[0].experts, tuple)
 
 
 # Attention and positions
@@ -495,6 +492,6 @@ def test_what_cannot_be_built_is_refused(changes, message):
 
 
 def test_every_source_is_in_the_bibliography(references):
-    for module in (transformer, dispatch, routing):
+    for module in (transformer, attention, capacity, expert_weights, routing):
         keys = set(re.findall(r"\b[a-z]+\d{4}[a-z0-9]+\b", inspect.getsource(module)))
         assert keys and keys <= references

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.model import Config, apart, dispatch, empty_cache, vision
+from anatomy.model import Config, empty_cache, moe, unstack, vision
 from anatomy.model import forward as forward_text
 from anatomy.model import init as init_text
 from anatomy.model.vision import Vision
@@ -19,7 +19,7 @@ from hypothesis import given, settings
 CONFIG = Config(vocabulary=40, layers=3, d_model=16, heads=4, kv_heads=2, head_dim=6, d_ff=20, experts=3, context=10)
 VISION = Vision(height=4, width=8, patch=2, d_image=8, heads=2, layers=2, d_ff=12, latents=3, every=2, block_d_ff=20)
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-run = jit(vision.forward, static_argnames=("config", "vision", "send"))
+run = jit(vision.forward, static_argnames=("config", "vision", "dispatch"))
 see = jit(vision.see, static_argnums=(0, 1))
 
 
@@ -50,11 +50,11 @@ def bits(array):
 def test_gates_of_zero_leave_the_text_model_alone_bit_for_bit(send, separate):
     """Compiled as programs are in use: both with all optimisations."""
     text, added = weights(opened=False)
-    text, send = apart(text) if separate else text, dispatch.DISPATCHES[send]
+    text, send = unstack(text) if separate else text, moe.DISPATCHES[send]
     tokens, seen = some_tokens(), see(CONFIG, VISION, added, pictures())
-    alone = jax.jit(forward_text, static_argnums=0, static_argnames="send")(CONFIG, text, tokens, send=send)
-    made, _ = jax.jit(vision.forward, static_argnums=(0, 1), static_argnames="send")(
-        CONFIG, VISION, text, added, tokens, seen, send=send
+    alone = jax.jit(forward_text, static_argnums=0, static_argnames="dispatch")(CONFIG, text, tokens, dispatch=send)
+    made, _ = jax.jit(vision.forward, static_argnums=(0, 1), static_argnames="dispatch")(
+        CONFIG, VISION, text, added, tokens, seen, dispatch=send
     )
     np.testing.assert_array_equal(bits(made.logits), bits(alone.logits))
     np.testing.assert_array_equal(bits(made.load), bits(alone.load))
@@ -181,10 +181,10 @@ def test_products_are_those_of_the_cost_model():
         return vision.see(CONFIG, VISION, added, images)
 
     def with_image(added, tokens, seen):
-        return vision.forward(CONFIG, VISION, apart(text), added, tokens, seen)[0].logits
+        return vision.forward(CONFIG, VISION, unstack(text), added, tokens, seen)[0].logits
 
     def alone(tokens):
-        return forward_text(CONFIG, apart(text), tokens, send=dispatch.all_experts).logits
+        return forward_text(CONFIG, unstack(text), tokens, dispatch=moe.all_experts).logits
 
     cross, read = VISION.cross_attention(CONFIG), VISION.resampler.flop_per_image(VISION.patches)
     made = VISION.encoder.flop_per_image + read + cross.flop_per_image(VISION.latents)
@@ -237,7 +237,7 @@ def test_what_cannot_be_read_is_named():
     with pytest.raises(ValueError, match=r"tokens of a sequence are 11; allowed: at most 10, the Config\.context"):
         vision.forward(CONFIG, VISION, text, added, some_tokens(length=11), seen)
     with pytest.raises(ValueError, match="at most 4, the room of the cache"):
-        vision.forward(CONFIG, VISION, text, added, some_tokens(), seen, empty_cache(CONFIG, 2, 4))
+        vision.forward(CONFIG, VISION, text, added, some_tokens(), seen, empty_cache(CONFIG, 2, room=4))
     read = functools.partial(vision.read, CONFIG, VISION, text, added, pictures())
     with pytest.raises(ValueError, match="tokens of the prompt are 0; allowed: 1 to 5"):
         read(np.zeros(0, np.int32), 5, 0)

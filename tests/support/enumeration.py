@@ -1,4 +1,4 @@
-"""The law of what speculation makes, by going through every draft and everything that can become of it."""
+"""The distribution of what speculation makes, by going through every draft and everything that can become of it."""
 
 import functools
 import itertools
@@ -6,8 +6,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from anatomy.decode import Tree, chain, distribution, sampling, wide
-from anatomy.decode.accepting import weigh
+from anatomy.decode import Tree, chain, distribution, make_sampling, wide
+from anatomy.decode.speculation.verification import verify
 
 SETTINGS = [
     {},
@@ -22,7 +22,7 @@ TREES = [(chain(1), 4), (chain(3), 3), (wide((3,)), 4), (wide((2, 1)), 4), (wide
 
 
 law_of = jax.jit(distribution)  # not compiled anew for every text
-weighed = jax.jit(weigh, static_argnums=(0, 1))
+verified = jax.jit(verify, static_argnums=(0, 1))
 
 
 @functools.cache
@@ -51,11 +51,11 @@ def text_of(tree, tokens, node):
     return () if node == 0 else (*text_of(tree, tokens, tree.parents[node - 1]), int(tokens[node - 1]))
 
 
-def law_of_rounds(tree, vocabulary, rule, p_of, q_of, replacement):
-    """Law of as many tokens as a round can make: those that it makes, then the target's own."""
+def law_of_steps(tree, vocabulary, rule, p_of, q_of, replacement):
+    """Law of as many tokens as a step can make: those that it makes, then the target's own."""
     token, q, chance = every_draft(tree, vocabulary, q_of, replacement)
     p = np.array([[p_of(text_of(tree, row, node)) for node in range(tree.drafted + 1)] for row in token])
-    accept, left = map(np.asarray, weighed(tree, rule, *map(jnp.asarray, (p, token, q)), jnp.ones(token.shape, bool)))
+    accept, left = map(np.asarray, verified(tree, rule, *map(jnp.asarray, (p, token, q)), jnp.ones(token.shape, bool)))
     left = left / left.sum(-1, keepdims=True)
     law = np.zeros((vocabulary,) * (tree.height + 1))
 
@@ -81,25 +81,25 @@ def law_of_rounds(tree, vocabulary, rule, p_of, q_of, replacement):
 
 
 def a_pair(vocabulary, most, how, heat=1.0):
-    """p and q after a text; q of a place, without those tokens that elder siblings have, as `drafts.children` does."""
-    how = sampling(**how)
+    """p and q after a text; q of a place, without the tokens of elder siblings, as `draft_model.children` has it."""
+    sampling = make_sampling(**how)
 
     @functools.cache
     def p_of(text):
-        return np.asarray(law_of(jnp.asarray(laws(vocabulary, most, 0)[text]), how))
+        return np.asarray(law_of(jnp.asarray(laws(vocabulary, most, 0)[text]), sampling))
 
     @functools.cache
     def q_of(text, elders):
         logits = 0.6 * laws(vocabulary, most, 0)[text] + heat * laws(vocabulary, most, 1)[text]
         logits[list(elders)] = -np.inf
-        return np.asarray(law_of(jnp.asarray(logits), how))
+        return np.asarray(law_of(jnp.asarray(logits), sampling))
 
     return p_of, q_of
 
 
 def error(tree, vocabulary, how, rule, replacement=False):
-    """Largest difference between a probability of the law of a round and the target's own."""
+    """Largest difference between a probability of the law of a step and the target's own."""
     p_of, q_of = a_pair(vocabulary, tree.height, how)
-    law = law_of_rounds(tree, vocabulary, rule, p_of, q_of, replacement)
+    law = law_of_steps(tree, vocabulary, rule, p_of, q_of, replacement)
     texts = itertools.product(range(vocabulary), repeat=tree.height + 1)
     return max(abs(law[t] - np.prod([p_of(t[:i])[x] for i, x in enumerate(t)])) for t in texts)

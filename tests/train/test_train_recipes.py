@@ -106,7 +106,9 @@ def test_the_code_of_a_recipe_is_what_decides_what_comes_out():
     for name in ("target", "instructions", "distilled_16", "vision", "vision_scratch"):
         reached = registry.closure(*recipes.known(name).code, cut=registry.CUT)
         modules = reached.modules
-        assert {"anatomy.model.transformer", "anatomy.model.routing", "anatomy.train.loop.settings"} <= modules, name
+        assert {"anatomy.model.transformer", "anatomy.model.moe.routing", "anatomy.train.loop.settings"} <= modules, (
+            name
+        )
         kept_out = ("anatomy.decode", "anatomy.cost", "anatomy.specs.architecture", "anatomy.train.loop.checkpoint")
         assert not [module for module in modules if module.startswith((*kept_out, "anatomy.train.loop.progress"))]
         assert {"jax", "jaxlib", "optax", "tokenizers"} <= set(reached.libraries)
@@ -270,15 +272,15 @@ if __name__ == "__main__":
 def test_processes_that_train_at_once_give_the_bits_of_a_single_one(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     found = []
-    for jobs in ("1", "2"):
-        cached = {"ANATOMY_CACHE": str(tmp_path / jobs)}
-        command = [sys.executable, tmp_path / "script.py", "--jobs", jobs]
+    for number in ("1", "2"):
+        cached = {"ANATOMY_CACHE": str(tmp_path / number)}
+        command = [sys.executable, tmp_path / "script.py", "--jobs", number]
         done = subprocess.run(command, env=os.environ | cached, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()
         assert [line.split()[1:4] for line in lines if line.startswith("training")] == [[n, "of", "3:"] for n in "123"]
         assert {line.split()[0] for line in lines[:-1] if "held out" in line} == {"one", "two", "three"}
-        ends = sorted((tmp_path / jobs / "recipes").glob(f"*/{checkpoint.FINAL}"))
+        ends = sorted((tmp_path / number / "recipes").glob(f"*/{checkpoint.FINAL}"))
         found.append({path.parent.name: checkpoint.arrays_of(path) for path in ends})
     assert len(found[0]) == 3 and found[0].keys() == found[1].keys()
     for name, arrays in found[0].items():

@@ -6,7 +6,7 @@ from functools import partial
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from anatomy.model.routing import by_hash
+from anatomy.model.moe.routing import by_hash
 from anatomy.train import specialists
 from anatomy.train.data import corpus, sources, tokens
 from anatomy.train.data.sources import VOCABULARY

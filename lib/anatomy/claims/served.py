@@ -16,7 +16,7 @@ from anatomy.cost.inference.answers import Answers
 from anatomy.cost.inference.queueing import Policy, simulate
 from anatomy.cost.inference.step_costs import Table, Work
 from anatomy.cost.inference.traffic import Requests, lognormal_lengths, poisson
-from anatomy.decode import Limits, Plain, Request, measure
+from anatomy.decode import Limits, PlainDecoder, Request, ServedModel, measure
 from anatomy.train import recipes
 from anatomy.train.cache import answered
 from anatomy.train.data import tokens
@@ -87,10 +87,10 @@ def asked(requests: Requests) -> list[Request]:
     ]
 
 
-def decoder() -> Plain:
+def decoder() -> PlainDecoder:
     """The trained target."""
     made = recipes.trained("target", progress=False)
-    return Plain(made.config, made.weights)
+    return PlainDecoder(ServedModel(made.weights, made.config))
 
 
 def foretell(requests: Requests, cost: Table, way: str) -> Answers:

@@ -1,8 +1,8 @@
 """Speculation of small trained models on the clock of this machine: dense and routed, by draft length, batch and form.
 
-Rounds are those of `decode.take_round`, each a compiled call; a plain step is a pass over one token and a draw. Both
-are timed in one process and kept. Speed depends on shapes and acceptance on values: so trained models are enlarged by
-zeros (`model.enlarge`), and both are real.
+Steps are those of `decode.draft_verify_step`, each a compiled call; a plain step is a pass over one token and a draw.
+Both are timed in one process and kept. Speed depends on shapes and acceptance on values: so trained models are enlarged
+by zeros (`model.enlarge`), and both are real.
 """
 
 import time
@@ -19,25 +19,24 @@ from anatomy.cost.inference.token_trees import best_tree
 from anatomy.cost.inference.verification import touched_by_blocks
 from anatomy.decode import (
     Drafter,
-    Lookup,
-    Model,
+    DraftModel,
+    PromptLookup,
     Sampling,
-    Staged,
+    ServedModel,
+    Speculation,
+    SpeculationState,
+    StagedDraft,
     Tree,
     chain,
-    exact,
+    draft_verify_step,
     extend,
     logits,
+    make_sampling,
     of_paths,
-    rows,
     sample,
-    sampling,
-    sender,
-    take_round,
     wide,
 )
-from anatomy.decode.speculative import At
-from anatomy.model import Config, Weights, apart
+from anatomy.model import Config, Weights, empty_cache, unstack
 from anatomy.model.enlarge import enlarge
 from anatomy.train import recipes
 from anatomy.train.cache import answered, code_hash
@@ -61,7 +60,12 @@ class Target(NamedTuple):
 
     config: Config
     weights: Weights
-    send: str | None
+    dispatch: str | None
+
+    @property
+    def served(self) -> ServedModel:
+        """As decoding takes it."""
+        return ServedModel(self.weights, self.config, self.dispatch)
 
     @property
     def bytes(self) -> int:
@@ -82,17 +86,17 @@ class Target(NamedTuple):
 @cache
 def target(name: str) -> Target:
     """One of `TARGETS`."""
-    recipe, _, sizes, send = TARGETS[name]
+    recipe, _, sizes, dispatch = TARGETS[name]
     made = recipes.trained(recipe, progress=False)
     with jax.enable_x64(False):
         config, weights = enlarge(made.config.replace(context=ROOM), made.weights, **sizes)
-        return Target(config, apart(weights), send)
+        return Target(config, unstack(weights), dispatch)
 
 
-def drafter(tree: Tree, recipe: str) -> Model:
+def drafter(tree: Tree, recipe: str) -> DraftModel:
     """A trained model as a draft; of one expert or few tokens, so all experts are read."""
     made = recipes.trained(recipe, progress=False)
-    return Model(apart(made.weights), made.config, tree, "all_experts")
+    return DraftModel(ServedModel(made.weights, made.config, "all_experts"), tree)
 
 
 def begun(batch: int) -> np.ndarray:
@@ -102,10 +106,11 @@ def begun(batch: int) -> np.ndarray:
     return np.stack([text[: min(map(len, texts))] for text in texts], 1).reshape(-1)[:batch].astype(np.int32)
 
 
-def start(model: Target, draft: Drafter, batch: int) -> At:
+def start(model: Target, draft: Drafter, batch: int) -> SpeculationState:
     """Sequences of one token each."""
     history = jnp.zeros((batch, ROOM), jnp.int32).at[:, 0].set(begun(batch))
-    return At(rows(model.config, batch, ROOM), draft.empty(batch, ROOM), history, jnp.ones(batch, jnp.int32))
+    cache = empty_cache(model.config, batch, room=ROOM)
+    return SpeculationState(cache, draft.empty(batch, ROOM), history, jnp.ones(batch, jnp.int32))
 
 
 class Program(NamedTuple):
@@ -119,39 +124,35 @@ class Program(NamedTuple):
 
 def plain(model: Target, batch: int) -> Program:
     """A step of plain decoding: reads the newest token of each sequence, draws the next."""
-    send = sender(model.send, "decode", batch)
 
-    def step(weights: Weights, at: Any, how: Sampling) -> Any:
-        cache, token = at
-        x, cache = extend(model.config, weights, cache, token, jnp.ones(batch, jnp.int32), send)
-        made = sample(logits(model.config, weights, x[:, 0]), how, cache.length)
+    def step(model: ServedModel, state: Any, sampling: Sampling) -> Any:
+        cache, token = state
+        x, cache = extend(model, cache, token, jnp.ones(batch, jnp.int32))
+        made = sample(logits(model, x[:, 0]), sampling, cache.length)
         return {"count": jnp.ones(batch, jnp.int32)}, (cache, made[:, None])
 
     def begin() -> Any:
-        return rows(model.config, batch, ROOM), jnp.asarray(begun(batch))[:, None]
+        return empty_cache(model.config, batch, room=ROOM), jnp.asarray(begun(batch))[:, None]
 
-    made = jax.jit(step, donate_argnums=1).lower(model.weights, begin(), sampling(batch)).compile()
-    return Program(partial(made, model.weights), begin, batch, 1)
+    made = jax.jit(step, donate_argnums=1).lower(model.served, begin(), make_sampling(batch)).compile()
+    return Program(partial(made, model.served), begin, batch, 1)
 
 
 def speculative(model: Target, draft: Drafter, batch: int) -> Program:
-    """A round, which drafts so much of a chain as it is told, or a whole tree."""
-    tree = draft.tree
-    send = sender(model.send, "decode", batch * (tree.drafted + 1))
+    """A step, which drafts so much of a chain as it is told, or a whole tree."""
+    tree, both = draft.tree, Speculation(model.served, draft)
 
-    def step(weights: Weights, draft: Drafter, at: At, how: Sampling, wanted: Any) -> Any:
-        wanted, going = jnp.full(batch, wanted), jnp.ones(batch, bool)
-        one, at = take_round(model.config, weights, draft, exact, send, at, wanted, going, how)
-        accepted = one.walk.accepted
-        judged = jnp.minimum(accepted + 1, one.drafted.there.sum(1))
-        return {"count": one.count, "accepted": accepted, "judged": judged}, at
+    def step(both: Speculation, state: SpeculationState, sampling: Sampling, wanted: Any) -> Any:
+        length, going = jnp.full(batch, wanted), jnp.ones(batch, bool)
+        one, state = draft_verify_step(both, state, length, going, sampling)
+        return {"count": one.count, "accepted": one.accepted, "judged": one.judged}, state
 
     begin = partial(start, model, draft, batch)
-    example = model.weights, draft, begin(), sampling(batch), np.int32(tree.height)
-    made = jax.jit(step, donate_argnums=2).lower(*example).compile()
+    example = both, begin(), make_sampling(batch), np.int32(tree.height)
+    made = jax.jit(step, donate_argnums=1).lower(*example).compile()
 
-    def call(at: At, how: Sampling, wanted: int = tree.height) -> Any:
-        return made(model.weights, draft, at, how, np.int32(wanted))
+    def call(state: SpeculationState, sampling: Sampling, wanted: int = tree.height) -> Any:
+        return made(both, state, sampling, np.int32(wanted))
 
     return Program(call, begin, batch, tree.drafted + 1)
 
@@ -163,7 +164,7 @@ def timed(program: Program, passes: int = PASSES, **how: int) -> dict[str, list[
     for number in range(passes + 2):
         if room < 2 * program.most:
             at, room, seed = program.begin(), ROOM, seed + program.batch
-            settings = sampling(program.batch, seed=list(range(seed, seed + program.batch)))
+            settings = make_sampling(program.batch, seed=list(range(seed, seed + program.batch)))
         before = time.perf_counter()
         said, at = jax.block_until_ready(program.call(at, settings, **how))
         after = time.perf_counter()
@@ -186,10 +187,10 @@ def forms(recipe: str) -> dict[str, Drafter]:
     return {
         "four guesses at one place": drafter(wide((4,)), recipe),
         "the best tree of eight": drafter(tree_of_eight(), recipe),
-        "staged: a draft with the text as its draft": Staged(
-            four.weights, Lookup(VOCABULARY, chain(2)), four.config, four.tree, four.send
+        "staged: a draft with the text as its draft": StagedDraft(
+            four.model, PromptLookup(VOCABULARY, chain(2)), four.tree
         ),
-        "the text as draft": Lookup(VOCABULARY, chain(4)),
+        "the text as draft": PromptLookup(VOCABULARY, chain(4)),
     }
 
 

@@ -17,26 +17,28 @@ from anatomy.claims.speculated import FOUR, ROOM, Target, once
 from anatomy.claims.speculated_laws import ALL, small
 from anatomy.decode import (
     Drafter,
+    DraftModel,
     Lenient,
-    Model,
     Sampling,
+    ServedModel,
+    Speculation,
+    SpeculationState,
+    Step,
     Threshold,
     chain,
+    draft_verify_step,
     exact,
     generate,
-    sampling,
-    sender,
-    take_round,
+    make_sampling,
+    start_speculation,
 )
-from anatomy.decode.accepting import Rule
-from anatomy.decode.speculative import At, Round, started
-from anatomy.model import Config, Weights, apart
-from anatomy.model.dispatch import Dispatch
+from anatomy.decode.sampling import AcceptanceRule
+from anatomy.model import unstack
 from anatomy.train import recipes
 from anatomy.train.data import instructions, tokens
 from anatomy.train.data.sources import VOCABULARY
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, AcceptanceRule] = {
     "exact": exact,
     "lenience 1/2": Lenient(0.5),
     "lenience 1/10": Lenient(0.1),
@@ -54,7 +56,7 @@ def half_tuned() -> Target:
     """A model that answers worse: its weights lie between those before and after tuning."""
     before, after = (recipes.trained(name, progress=False) for name in ("target", "instructions"))
     weights = jax.tree.map(lambda a, b: (1 - TUNED) * a + TUNED * b, before.weights, after.weights)
-    return Target(after.config.replace(context=ROOM), apart(weights), ALL)
+    return Target(after.config.replace(context=ROOM), unstack(weights), ALL)
 
 
 class Scored(NamedTuple):
@@ -82,19 +84,20 @@ def _scored() -> dict[str, list[float | None]]:
     asked = [pair for pair in instructions.pairs("held_out", ASKED) if pair.kind == instructions.SNIPPET_RULE]
     prompts = [instructions.prompt(bpe, pair.question).tolist() for pair in asked] * AGAIN
     seeds = list(range(len(prompts)))
-    drawn, greedy = (sampling(len(prompts), temperature=heat, seed=seeds) for heat in (1.0, 0.0))
+    drawn, greedy = (make_sampling(len(prompts), temperature=heat, seed=seeds) for heat in (1.0, 0.0))
     with jax.enable_x64(False):
         model, poor = small("instructions"), half_tuned()
-        draft = Model(poor.weights, poor.config, chain(FOUR), ALL)
+        draft = DraftModel(poor.served, chain(FOUR))
         at = begun(model, draft, prompts)
 
-        def plain(model: Target, how: Sampling) -> Answered:
+        def plain(model: Target, sampling: Sampling) -> Answered:
             longest = max(map(len, prompts))
-            made = generate(model.config, model.weights, prompts, ANSWER, how, [bpe.end], chunk=longest, send=ALL)
+            given = prompts, ANSWER, sampling, [bpe.end]
+            made = generate(model.config, model.weights, *given, chunk=longest, dispatch=ALL)
             return Answered([made.of(i) for i in seeds], 0, 0)
 
-        def guessed(rule: Rule, how: Sampling) -> Answered:
-            return answered(model, draft, at, rule, how, bpe.end)
+        def guessed(rule: AcceptanceRule, sampling: Sampling) -> Answered:
+            return answered(model, draft, at, rule, sampling, bpe.end)
 
         made = {"plain, greedy": plain(model, greedy), "exact, greedy": guessed(exact, greedy)}
         made["plain"] = plain(model, drawn)
@@ -125,50 +128,52 @@ class Answered(NamedTuple):
     judged: int
 
 
-def begun(model: Target, draft: Drafter, prompts: list[list[int]], most: int = ANSWER) -> At:
-    """Prompts of at least two tokens, after which the next round begins the answers."""
+def begun(model: Target, draft: Drafter, prompts: list[list[int]], most: int = ANSWER) -> SpeculationState:
+    """Prompts of at least two tokens, after which the next step begins the answers."""
     known, ahead = np.array([len(prompt) for prompt in prompts], np.int32), 2 * draft.tree.drafted
     history = np.zeros((len(prompts), known.max() + most + ahead), np.int32)
     for row, prompt in zip(history, prompts, strict=True):
         row[: len(prompt)] = prompt
-    return started(model.config, model.weights, draft, history, known, sender(model.send, "prefill", history.size))
+    return start_speculation(model.served, draft, history, known)
 
 
 def answered(
-    model: Target, draft: Drafter, at: At, rule: Rule, how: Sampling, end: int, most: int = ANSWER
+    model: Target,
+    draft: Drafter,
+    at: SpeculationState,
+    rule: AcceptanceRule,
+    sampling: Sampling,
+    end: int,
+    most: int = ANSWER,
 ) -> Answered:
-    """Answers in rounds of speculation alone: the first token, too, is drafted, which `speculate` leaves to the target.
+    """Answers in steps of speculation alone: the first token, too, is drafted, which `speculate` leaves to the target.
 
     A short answer is decided by its first token.
     """
-    send = sender(model.send, "decode", len(at.known) * (draft.tree.drafted + 1))
     number = Lenient(1.0) if rule is exact else rule  # one program for all lenience
     rules = type(number), dataclasses.astuple(number)  # type: ignore[call-overload]
     answers: list[list[int]] = [[] for _ in at.known]
     accepted = judged = 0
     while (going := np.array([len(said) < most and end not in said for said in answers])).any():
-        one, at = _round(model.config, send, *rules, model.weights, draft, at, going, how)
+        one, at = _step(*rules, model.served, draft, at, going, sampling)
         for said, made in zip(answers, np.asarray(one.tokens).tolist(), strict=True):
             said += [token for token in made if token >= 0]
-        taken = np.where(going, one.walk.accepted, 0)
-        accepted += int(taken.sum())
-        judged += int(np.where(going, np.minimum(taken + 1, one.drafted.there.sum(1)), 0).sum())
+        accepted += int(one.accepted.sum())
+        judged += int(one.judged.sum())
     cut = [said[: said.index(end) + 1 if end in said else most] for said in answers]
     return Answered([said[:most] for said in cut], accepted, judged)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _round(
-    config: Config,
-    send: Dispatch,
-    kind: Callable[..., Rule],
+@partial(jax.jit, static_argnums=0)
+def _step(
+    kind: Callable[..., AcceptanceRule],
     numbers: tuple[float, ...],
-    weights: Weights,
+    model: ServedModel,
     draft: Drafter,
-    at: At,
+    state: SpeculationState,
     going: Bool[np.ndarray, "B"],
-    how: Sampling,
-) -> tuple[Round, At]:
-    """All that a round may draft."""
-    wanted = jnp.full(len(going), draft.tree.height, jnp.int32)
-    return take_round(config, weights, draft, kind(*numbers), send, at, wanted, going, how)
+    sampling: Sampling,
+) -> tuple[Step, SpeculationState]:
+    """All that a step may draft."""
+    length = jnp.full(len(going), draft.tree.height, jnp.int32)
+    return draft_verify_step(Speculation(model, draft, kind(*numbers)), state, length, going, sampling)

@@ -13,20 +13,19 @@ import numpy as np
 from scipy.stats import chisquare
 
 from anatomy.claims.speculated import FOUR, ROOM, TARGETS, Target, drafter, once
-from anatomy.cost.inference import acceptance
 from anatomy.decode import (
     Drafter,
     Lenient,
-    Lookup,
+    PromptLookup,
     chain,
     exact,
+    make_sampling,
     record,
-    sampling,
     speculate,
 )
-from anatomy.decode.accepting import Rule
-from anatomy.model import Config, Weights, apart, forward
-from anatomy.model.routes import routes
+from anatomy.decode.sampling import AcceptanceRule, acceptance
+from anatomy.model import Config, Weights, forward, unstack
+from anatomy.model.routing_statistics import chosen_experts
 from anatomy.train import recipes
 from anatomy.train.data import tokens
 from anatomy.train.data.sources import VOCABULARY
@@ -43,7 +42,7 @@ TEXT, SEED, ROUNDS = "And the LORD said unto Moses", 3, 6  # of the recording
 def small(name: str) -> Target:
     """A trained model as it is, for no longer texts than the others."""
     made = recipes.trained(name, progress=False)
-    return Target(made.config.replace(context=ROOM), apart(made.weights), ALL)
+    return Target(made.config.replace(context=ROOM), unstack(made.weights), ALL)
 
 
 @cache
@@ -53,8 +52,8 @@ def recording() -> list[dict[str, Any]]:
     def make() -> list[dict[str, Any]]:
         made = recipes.trained("target", progress=False)
         with jax.enable_x64(False):
-            draft, how = drafter(chain(FOUR), "draft"), sampling(seed=SEED)
-            return record(made.config, made.weights, begun(), draft, ROUNDS, how, send=ALL)
+            draft, sampling = drafter(chain(FOUR), "draft"), make_sampling(seed=SEED)
+            return record(made.config, made.weights, begun(), draft, ROUNDS, sampling, dispatch=ALL)
 
     digests = [recipes.digest(name) for name in ("target", "draft")]
     return once(f"recording {digests} {TEXT} {SEED} {ROUNDS} {FOUR}", make, CODE)
@@ -94,10 +93,10 @@ def _aligned() -> dict[str, dict[str, list[float]]]:
     with jax.enable_x64(False):
         judge, given, found = small(JUDGE), texts(), {}
         prompts = [text for each in given.values() for text in each]
-        how = sampling(len(prompts), seed=list(range(len(prompts))))
+        sampling = make_sampling(len(prompts), seed=list(range(len(prompts))))
         for name in DRAFTS:
-            draft: Drafter = Lookup(VOCABULARY, chain(FOUR)) if name == DRAFTS[0] else drafter(chain(FOUR), name)
-            made = speculate(judge.config, judge.weights, prompts, ROOM - BEGUN, draft, how, send=ALL)
+            draft: Drafter = PromptLookup(VOCABULARY, chain(FOUR)) if name == DRAFTS[0] else drafter(chain(FOUR), name)
+            made = speculate(judge.config, judge.weights, prompts, ROOM - BEGUN, draft, sampling, dispatch=ALL)
             rows = np.array([[*prompt, *made.of(i)] for i, prompt in enumerate(prompts)])
             overlap = made.accepted / np.maximum(made.drafted, 1)
             if name != DRAFTS[0]:
@@ -106,7 +105,7 @@ def _aligned() -> dict[str, dict[str, list[float]]]:
             found[name] = {}
             for number, domain in enumerate(given):
                 some = slice(number * ROWS, (number + 1) * ROWS)
-                a_round = (made.count[some] - 1).sum() / made.rounds[some].sum()
+                a_round = (made.count[some] - 1).sum() / made.steps[some].sum()
                 share = made.accepted[some].sum() / made.drafted[some].sum()
                 found[name][domain] = [float(overlap[some].mean()), float(a_round), float(share)]
         return found
@@ -127,7 +126,7 @@ def experts_read(batches: Sequence[int], blocks: Sequence[int]) -> np.ndarray:
     bpe, made = tokens.tokenizer(VOCABULARY), small(TARGETS["16 experts"][0])
     texts = [np.asarray(tokens.packed(bpe, name, "held_out", ROOM))[:64, :ROOM] for name in tokens.EPOCHS]
     with jax.enable_x64(False):
-        chosen = np.asarray(routes(made.config, made.weights, np.stack(texts, 1).reshape(-1, ROOM))[0])
+        chosen = np.asarray(chosen_experts(made.config, made.weights, np.stack(texts, 1).reshape(-1, ROOM))[0])
     return np.array([[read_at_once(chosen, made.config.experts, n, m) for m in blocks] for n in batches])
 
 
@@ -151,22 +150,22 @@ class Drawn(NamedTuple):
 @cache
 def lossless() -> dict[str, Drawn]:
     """Draws of the jitted loop, exact and with lenience 1/2."""
-    rules: dict[str, Rule] = {"exact": exact, "lenience 1/2": Lenient(0.5)}
+    rules: dict[str, AcceptanceRule] = {"exact": exact, "lenience 1/2": Lenient(0.5)}
     models = [recipes.digest(name) for name in (JUDGE, "draft")]
     question = f"lossless {list(rules)} {models} {DRAWN} {CALLS}"
     told = once(question, lambda: {name: _drawn(rule) for name, rule in rules.items()}, CODE)
     return {name: Drawn(*each) for name, each in told.items()}
 
 
-def _drawn(rule: Rule) -> list[float]:
+def _drawn(rule: AcceptanceRule) -> list[float]:
     """Two tokens after the mark that begins a text: the first is the prompt's, the second the loop's."""
     bpe = tokens.tokenizer(VOCABULARY)
     with jax.enable_x64(False):
         judge, draft, count = small(JUDGE), drafter(chain(1), "draft"), np.zeros(VOCABULARY)
         for call in range(CALLS):
-            how = sampling(DRAWN, seed=list(range(call * DRAWN, (call + 1) * DRAWN)))
+            sampling = make_sampling(DRAWN, seed=list(range(call * DRAWN, (call + 1) * DRAWN)))
             prompts = [[bpe.end]] * DRAWN
-            made = speculate(judge.config, judge.weights, prompts, 3, draft, how, rule=rule, chunk=4, send=ALL)
+            made = speculate(judge.config, judge.weights, prompts, 3, draft, sampling, rule=rule, chunk=4, dispatch=ALL)
             count += np.bincount(made.tokens[:, 1], minlength=VOCABULARY)
         pairs = np.stack([np.full(VOCABULARY, bpe.end), np.arange(VOCABULARY)], 1)
         after = law(judge, pairs).astype(float)  # of each first token: its own law, and that of the second

@@ -10,10 +10,10 @@ from anatomy.claims.finding import Evidence, Finding, decide, uncheckable
 from anatomy.claims.inference_infrastructure import SERVING, as_billions, machine, model, served
 from anatomy.claims.ledger import Claim, check
 from anatomy.claims.record import record
-from anatomy.cost.inference import acceptance
 from anatomy.cost.inference.speculation import even_survival, expected_tokens, tokens_law, tokens_moments
 from anatomy.cost.inference.steps import overheads, prefill
 from anatomy.cost.inference.verification import Round, speculate
+from anatomy.decode.sampling import acceptance
 from anatomy.specs import Architecture, Cluster, Serving, architecture, chip, cluster
 
 A100 = "a100_sxm_40gb"
@@ -302,7 +302,7 @@ def pairs(count: int = 200, vocabulary: int = 16) -> tuple[np.ndarray, np.ndarra
 def kept_law(claim: Claim) -> Finding:
     """Distance of the exact rule's law from the target's, over many pairs of distributions."""
     p, q = pairs()
-    far = float(np.max(acceptance.total_variation(acceptance.exact(p, q).law(q), p)))
+    far = float(np.max(acceptance.total_variation(acceptance.exact(p, q).output(q), p)))
     apart = float(np.mean(acceptance.total_variation(p, q)))
     return decide(
         claim,
@@ -344,7 +344,7 @@ def lossless(claim: Claim) -> Finding:
     """Exact and relaxed acceptance on the same pairs."""
     p, q = pairs()
     exact, half = (acceptance.lenient(p, q, lenience) for lenience in (1.0, 0.5))
-    far, moved = (float(np.mean(acceptance.total_variation(rule.law(q), p))) for rule in (exact, half))
+    far, moved = (float(np.mean(acceptance.total_variation(rule.output(q), p))) for rule in (exact, half))
     return decide(
         claim,
         far < 1e-12 < moved,
@@ -365,8 +365,8 @@ def conspiracy(claim: Claim) -> Finding:
     """What relaxed acceptance gains in acceptance it loses in law, exactly."""
     p, q = pairs()
     before, after = (acceptance.lenient(p, q, lenience) for lenience in (1.0, 0.5))
-    gained = float(np.mean(after.accepted(q) - before.accepted(q)))
-    moved = float(np.mean(acceptance.total_variation(after.law(q), p)))
+    gained = float(np.mean(after.rate(q) - before.rate(q)))
+    moved = float(np.mean(acceptance.total_variation(after.output(q), p)))
     return uncheckable(
         claim,
         "Nobody outside knows what OpenAI accepts. The mechanism is real: accept what p finds less likely than q does, "

@@ -1,75 +1,108 @@
-"""Decoding: caches, sampling, generation and the serving engine."""
+"""Decoding: caches, sampling, generation, speculation and the serving engine."""
 
-from anatomy.decode.accepting import Distance, Lenient, Threshold, distance, exact
-from anatomy.decode.cache import Cache, OutOfPages, Pages, Pool, Rows, bytes_per_token, pages, rows
-from anatomy.decode.clock import Clock, VirtualClock
-from anatomy.decode.decoder import Decoder, Plain
-from anatomy.decode.drafts import Drafter, Lookup, Model
-from anatomy.decode.engine import Engine
-from anatomy.decode.experts import joined
+from anatomy.decode.cache import Cache, OutOfPages, Pages, Pool, bytes_per_token, empty_pages
+from anatomy.decode.dispatch import select_dispatch
+from anatomy.decode.engine import (
+    Answer,
+    Clock,
+    Decoder,
+    Engine,
+    Journal,
+    Limits,
+    PlainDecoder,
+    Refused,
+    Request,
+    SpeculativeDecoder,
+    VirtualClock,
+    random_requests,
+    recorded,
+    replay,
+)
+from anatomy.decode.forward import ServedModel, extend, logits
 from anatomy.decode.generate import Generated, generate, prefill
-from anatomy.decode.journal import Journal
-from anatomy.decode.record import record
-from anatomy.decode.replay import random_requests, recorded, replay
-from anatomy.decode.requests import Answer, Limits, Refused, Request
-from anatomy.decode.sampling import Sampling, distribution, draw, sample, sampling, uniform
-from anatomy.decode.speculating import Speculating
-from anatomy.decode.speculative import Adapted, Speculated, Staged, speculate, take_round
-from anatomy.decode.step import extend, logits, sender
-from anatomy.decode.trees import Tree, chain, of_paths, wide
+from anatomy.decode.sampling import (
+    Lenient,
+    Sampling,
+    Threshold,
+    distribution,
+    draw,
+    exact,
+    make_sampling,
+    sample,
+    uniform,
+)
+from anatomy.decode.speculation import (
+    AdaptiveLength,
+    Drafter,
+    DraftModel,
+    GeneratedBySpeculation,
+    PromptLookup,
+    Speculation,
+    SpeculationState,
+    StagedDraft,
+    Step,
+    Tree,
+    chain,
+    draft_verify_step,
+    of_paths,
+    record,
+    speculate,
+    start_speculation,
+    wide,
+)
 
 __all__ = [
-    "Adapted",
+    "AdaptiveLength",
     "Answer",
     "Cache",
     "Clock",
     "Decoder",
-    "Distance",
+    "DraftModel",
     "Drafter",
     "Engine",
     "Generated",
+    "GeneratedBySpeculation",
     "Journal",
     "Lenient",
     "Limits",
-    "Lookup",
-    "Model",
     "OutOfPages",
     "Pages",
-    "Plain",
+    "PlainDecoder",
     "Pool",
+    "PromptLookup",
     "Refused",
     "Request",
-    "Rows",
     "Sampling",
-    "Speculated",
-    "Speculating",
-    "Staged",
+    "ServedModel",
+    "Speculation",
+    "SpeculationState",
+    "SpeculativeDecoder",
+    "StagedDraft",
+    "Step",
     "Threshold",
     "Tree",
     "VirtualClock",
     "bytes_per_token",
     "chain",
-    "distance",
     "distribution",
+    "draft_verify_step",
     "draw",
+    "empty_pages",
     "exact",
     "extend",
     "generate",
-    "joined",
     "logits",
+    "make_sampling",
     "of_paths",
-    "pages",
     "prefill",
     "random_requests",
     "record",
     "recorded",
     "replay",
-    "rows",
     "sample",
-    "sampling",
-    "sender",
+    "select_dispatch",
     "speculate",
-    "take_round",
+    "start_speculation",
     "uniform",
     "wide",
 ]

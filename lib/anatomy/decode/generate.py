@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from anatomy.decode import cache as caches
 from anatomy.decode.cache import Cache
-from anatomy.decode.sampling import Sampling, sample, sampling
-from anatomy.decode.step import extend, logits, sender
-from anatomy.model import Config, Weights, apart
-from anatomy.specs.base import check_arguments
+from anatomy.decode.forward import ServedModel, extend, last_of, logits
+from anatomy.decode.sampling import Sampling, check_tokens, make_sampling, sample
+from anatomy.model import Config, Weights, empty_cache
+from anatomy.specs.base import COUNT, check_arguments
 
 CHUNK = 64  # tokens of a prompt that are read at once
 
@@ -34,16 +33,58 @@ class Generated(NamedTuple):
         return self.tokens[row, : self.count[row]].tolist()
 
 
-def padded(prompts: Sequence[Sequence[int]], vocabulary: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+class Inputs(NamedTuple):
+    """What generation by any means is asked for, checked, and as arrays."""
+
+    tokens: Int[np.ndarray, "B S"]  # prompts, padded to whole chunks
+    length: Int[np.ndarray, "B"]  # of each prompt
+    limit: int
+    chunk: int
+    most: int  # tokens of the longest prompt and its answer
+    sampling: Sampling
+    end: Int[np.ndarray, "e"]
+
+
+def checked_inputs(
+    owner: str,
+    config: Config,
+    prompts: Sequence[Sequence[int]],
+    limit: int,
+    sampling: Sampling | None,
+    end: Sequence[int],
+    chunk: int,
+) -> Inputs:
+    """Arguments of `generate` and `speculate`, made ready.
+
+    Raises:
+        TypeError, ValueError: one of them is not allowed; the message names the function and the argument.
+    """
+    check_arguments(owner, COUNT, limit=limit, chunk=chunk)
+    limit, chunk = int(limit), int(chunk)
+    tokens, length = padded(owner, prompts, config.vocabulary, chunk)
+    if (most := int(length.max()) + limit) > config.context:
+        allowed = f"at most the context ({config.context}); shorten the prompts or lower the limit"
+        raise ValueError(f"{owner}.prompts and limit need {most} tokens; allowed: {allowed}")
+    sampling = make_sampling(len(prompts), temperature=0.0) if sampling is None else sampling
+    if np.shape(sampling.seed) != (len(prompts),):
+        allowed = f"({len(prompts)},), one for each prompt; use make_sampling({len(prompts)}, ...)"
+        raise ValueError(f"{owner}.sampling has settings of shape {np.shape(sampling.seed)}; allowed: {allowed}")
+    check_prompt(f"{owner}.end", end if len(end) else [0], config.vocabulary)
+    return Inputs(tokens, length, limit, chunk, most, sampling, np.array(end, np.int32))
+
+
+def padded(
+    owner: str, prompts: Sequence[Sequence[int]], vocabulary: int, chunk: int
+) -> tuple[Int[np.ndarray, "B S"], Int[np.ndarray, "B"]]:
     """Prompts as one array, as long as whole chunks, and their lengths.
 
     Raises:
         ValueError: there is no prompt, one is empty, or has a token that the vocabulary has not.
     """
     if not len(prompts):
-        raise ValueError("prompts are 0; allowed: at least 1")
+        raise ValueError(f"{owner}.prompts is empty; allowed: at least one prompt")
     for index, prompt in enumerate(prompts):
-        check_prompt(f"prompts[{index}]", prompt, vocabulary)
+        check_prompt(f"{owner}.prompts[{index}]", prompt, vocabulary)
     length = np.array([len(prompt) for prompt in prompts], np.int32)
     tokens = np.zeros((len(prompts), -(-length.max() // chunk) * chunk), np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
@@ -72,65 +113,62 @@ def generate(
     weights: Weights,
     prompts: Sequence[Sequence[int]],
     limit: int,
-    how: Sampling | None = None,
+    sampling: Sampling | None = None,
     end: Sequence[int] = (),
+    *,
     room: int | None = None,
     chunk: int = CHUNK,
-    send: str | None = None,
+    dispatch: str | None = None,
 ) -> Generated:
     """Continue prompts until an end token or the limit.
 
     Args:
         config: of the model.
-        weights: stacked, apart or joined; stacked they are copied, and joined they are read fastest.
+        weights: stacked, unstacked or fused (`model.fuse_experts`); stacked they are copied, fused they are read
+            fastest.
         prompts: tokens of each, at least one.
         limit: A, tokens to add at most.
-        how: settings of sampling, one for each prompt; by default greedy.
+        sampling: settings, one for each prompt; by default greedy.
         end: tokens that end a sequence.
         room: tokens of the cache's rows; by default as many as are needed, in whole chunks.
         chunk: tokens of a prompt that are read at once.
-        send: name of the dispatch; by default the fastest of each phase.
+        dispatch: its name; by default the fastest of each pass.
 
     Raises:
         TypeError, ValueError: an argument is not allowed, or prompt and limit together are longer than the context; the
             message names it.
+        FloatingPointError: logits are not finite.
     """
-    check_arguments("generate", caches.COUNT, limit=limit, chunk=chunk)
-    limit, chunk = int(limit), int(chunk)
-    tokens, length = padded(prompts, config.vocabulary, chunk)
-    most = int(length.max()) + limit
-    whole = -(-most // chunk) * chunk
-    for name, value, allowed in (("tokens", most, config.context), ("room", most, whole if room is None else room)):
-        if value > allowed:
-            raise ValueError(f"generate.{name}: prompt and limit need {value}; allowed: at most {allowed}")
-    how = sampling(len(prompts), temperature=0.0) if how is None else how
-    if np.shape(how.seed) != (len(prompts),):
-        raise ValueError(f"generate.how is for {np.shape(how.seed)} sequences; allowed: {len(prompts)}, as prompts")
-    check_prompt("generate.end", end if len(end) else [0], config.vocabulary)
-    sends = sender(send, "prefill", len(prompts) * chunk), sender(send, "decode", len(prompts))
-    cache = caches.rows(config, len(prompts), whole if room is None else room)
-    made = _generate(config, limit, chunk, sends, apart(weights), cache, tokens, length, how, np.array(end, np.int32))
-    return Generated(*jax.tree.map(np.asarray, made[:3]))
+    inputs = checked_inputs("generate", config, prompts, limit, sampling, end, chunk)
+    whole = -(-inputs.most // inputs.chunk) * inputs.chunk
+    room = whole if room is None else room
+    if inputs.most > room:
+        raise ValueError(f"generate.room is {room}; allowed: at least {inputs.most}, that prompts and limit need")
+    model, cache = ServedModel(weights, config, dispatch), empty_cache(config, len(prompts), room=room)
+    made = _generate(
+        inputs.limit, inputs.chunk, model, cache, inputs.tokens, inputs.length, inputs.sampling, inputs.end
+    )
+    made = Generated(*jax.tree.map(np.asarray, made[:3]))
+    check_tokens("generate", made.tokens, made.count)
+    return made
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _generate(
-    config: Config,
     limit: int,
     chunk: int,
-    sends: tuple,
-    weights: Weights,
+    model: ServedModel,
     cache: Cache,
     tokens: Int[Array, "B S"],
     length: Int[Array, "B"],
-    how: Sampling,
+    sampling: Sampling,
     end: Int[Array, "e"],
 ) -> tuple[Int[Array, "B A"], Int[Array, "B"], Bool[Array, "B"], Cache]:
     """Prefill, then a step for each token; the cache is given back only so that it is written in place."""
-    last, cache = prefill(config, weights, cache, tokens, length, chunk, sends[0])
-    first = sample(logits(config, weights, last), how, length)
+    last, cache = prefill(model, cache, tokens, length, chunk)
+    first = sample(logits(model, last), sampling, length)
 
-    class At(NamedTuple):
+    class Loop(NamedTuple):
         step: Array
         token: Array
         going: Array
@@ -140,53 +178,45 @@ def _generate(
 
     def note(step: Array, token: Array, going: Array, count: Array, made: Array) -> tuple[Array, Array, Array]:
         made = made.at[:, step].set(jnp.where(going, token, -1))
-        return going & ~jnp.isin(token, end), count + going, made
+        return going & ~jnp.isin(token, end) & (token >= 0), count + going, made  # below 0: could not be drawn
 
-    def more(at: At) -> Array:
-        return (at.step < limit) & at.going.any()
+    def more(loop: Loop) -> Array:
+        return (loop.step < limit) & loop.going.any()
 
-    def step(at: At) -> At:
-        x, cache = extend(config, weights, at.cache, at.token[:, None], at.going.astype(jnp.int32), sends[1])
-        token = sample(logits(config, weights, x[:, 0]), how, cache.length)
-        return At(at.step + 1, token, *note(at.step, token, at.going, at.count, at.made), cache)
+    def step(loop: Loop) -> Loop:
+        x, cache = extend(model, loop.cache, loop.token[:, None], loop.going.astype(jnp.int32))
+        token = sample(logits(model, x[:, 0]), sampling, cache.length)
+        return Loop(loop.step + 1, token, *note(loop.step, token, loop.going, loop.count, loop.made), cache)
 
     nothing = jnp.zeros_like(length), jnp.full((len(tokens), limit), -1, jnp.int32)
     going = jnp.ones(len(tokens), bool)
-    at = jax.lax.while_loop(more, step, At(jnp.int32(1), first, *note(jnp.int32(0), first, going, *nothing), cache))
-    return at.made, at.count, ~at.going, at.cache
+    start = Loop(jnp.int32(1), first, *note(jnp.int32(0), first, going, *nothing), cache)
+    loop = jax.lax.while_loop(more, step, start)
+    return loop.made, loop.count, ~loop.going, loop.cache
 
 
 def prefill(
-    config: Config,
-    weights: Weights,
-    cache: Cache,
-    tokens: Int[Array, "B S"],
-    length: Int[Array, "B"],
-    chunk: int,
-    send: object,
+    model: ServedModel, cache: Cache, tokens: Int[Array, "B S"], length: Int[Array, "B"], chunk: int
 ) -> tuple[Float[Array, "B D"], Cache]:
     """Read prompts chunk by chunk.
 
     Args:
-        config: of the model.
-        weights: apart.
+        model: that reads.
         cache: in which all rows are of length 0.
         tokens: padded to whole chunks.
         length: of each prompt, at least 1.
         chunk: tokens of a chunk.
-        send: an exact dispatch.
 
     Returns:
         The stream at the last token of each prompt, and the cache.
     """
 
-    def read(index: Array, at: tuple[Array, Cache]) -> tuple[Array, Cache]:
-        last, cache = at
+    def read(index: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
+        last, cache = carry
         some = jax.lax.dynamic_slice_in_dim(tokens, index * chunk, chunk, axis=1)
         count = jnp.clip(length - index * chunk, 0, chunk)
-        x, cache = extend(config, weights, cache, some, count, send)
-        here = jnp.take_along_axis(x, jnp.maximum(count - 1, 0)[:, None, None], axis=1)[:, 0]
-        return jnp.where((count > 0)[:, None], here, last), cache
+        x, cache = extend(model, cache, some, count)
+        return jnp.where((count > 0)[:, None], last_of(x, count), last), cache
 
-    last = jnp.zeros((len(tokens), config.d_model), weights.embedding.dtype)
+    last = jnp.zeros((len(tokens), model.config.d_model), model.weights.embedding.dtype)
     return jax.lax.fori_loop(0, tokens.shape[1] // chunk, read, (last, cache))

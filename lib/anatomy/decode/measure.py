@@ -18,16 +18,15 @@ from jaxtyping import Array, Float, Int
 from anatomy.cost.inference.answers import Answers, Steps
 from anatomy.cost.inference.queueing import Policy
 from anatomy.cost.inference.step_costs import Table
-from anatomy.decode.cache import COUNT, Cache, rows
-from anatomy.decode.decoder import Decoder
-from anatomy.decode.engine import Engine
-from anatomy.decode.replay import recorded, replay
-from anatomy.decode.requests import Limits, Request
-from anatomy.decode.sampling import sampling
-from anatomy.decode.step import extend, logits, sender
-from anatomy.model import Config, Weights, apart
-from anatomy.model.dispatch import Dispatch
-from anatomy.specs.base import between, check_arguments
+from anatomy.decode.cache import Cache
+from anatomy.decode.engine.decoder import Decoder
+from anatomy.decode.engine.engine import Engine
+from anatomy.decode.engine.replay import recorded, replay
+from anatomy.decode.engine.requests import Limits, Request
+from anatomy.decode.forward import ServedModel, extend, logits
+from anatomy.decode.sampling import make_sampling
+from anatomy.model import Config, Weights, empty_cache
+from anatomy.specs.base import COUNT, between, check_arguments
 
 FASTEST = 0.25  # share of the repeats that count where the machine's own speed is asked for
 
@@ -58,18 +57,19 @@ def in_turns(work: Mapping[Hashable, Callable[[], None]], repeats: int, fastest:
 
 def decode_seconds(
     models: Mapping[str, tuple[Config, Weights]],
-    sequences: int,
+    batch: int,
     contexts: Sequence[int],
+    *,
     passes: int = 4,
     repeats: int = 12,
 ) -> dict[str, list[float]]:
-    """Seconds of a decode step of each model, with so many sequences that all have so many tokens in the cache.
+    """Seconds of a decode step of each model, of so many sequences that all have so many tokens in the cache.
 
     Speed depends on shapes and not on what was trained, so contexts may be longer than those of the training.
 
     Args:
         models: by name.
-        sequences: of the batch.
+        batch: sequences.
         contexts: tokens of each in the cache.
         passes: steps of one program.
         repeats: of each measurement.
@@ -77,34 +77,32 @@ def decode_seconds(
     Raises:
         ValueError: a number is below 1 or not whole.
     """
-    check_arguments("decode_seconds", COUNT, sequences=sequences, passes=passes)
+    check_arguments("decode_seconds", COUNT, batch=batch, passes=passes)
     check_arguments("decode_seconds", COUNT, contexts=np.asarray(contexts))
     states, work = {}, {}
     for name, (config, weights) in models.items():
         room = max(contexts) + passes
-        separate = apart(weights)
-        states[name] = jnp.zeros(sequences, jnp.int32), rows(config.replace(context=room), sequences, room)
-        decode = partial(_decode, config.replace(context=room), sender(None, "decode", sequences), passes)
+        model = ServedModel(weights, config.replace(context=room))
+        states[name] = jnp.zeros(batch, jnp.int32), empty_cache(model.config, batch, room=room)
 
-        def do(length: int, name: str = name, decode: Callable = decode, weights: Weights = separate) -> None:
+        def do(length: int, name: str = name, model: ServedModel = model) -> None:
             token, cache = states[name]
-            cache = dataclasses.replace(cache, length=jnp.full(sequences, length, jnp.int32))
-            states[name] = jax.block_until_ready(decode(weights, token, cache))
+            cache = dataclasses.replace(cache, length=jnp.full(batch, length, jnp.int32))
+            states[name] = jax.block_until_ready(_decode(passes, model, token, cache))
 
         work |= {(name, length): partial(do, length) for length in contexts}
     taken = in_turns(work, repeats, FASTEST)
     return {name: [taken[name, length] / passes for length in contexts] for name in models}
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=5)
-def _decode(
-    config: Config, send: Dispatch, passes: int, weights: Weights, token: Int[Array, "B"], cache: Cache
-) -> tuple[Int[Array, "B"], Cache]:
+@partial(jax.jit, static_argnums=0, donate_argnums=3)
+def _decode(passes: int, model: ServedModel, token: Int[Array, "B"], cache: Cache) -> tuple[Int[Array, "B"], Cache]:
     """Some greedy steps, which no host interrupts."""
 
-    def step(_: Array, at: tuple[Array, Cache]) -> tuple[Array, Cache]:
-        x, cache = extend(config, weights, at[1], at[0][:, None], jnp.ones_like(at[0]), send)
-        return jnp.argmax(logits(config, weights, x[:, 0]), -1).astype(jnp.int32), cache
+    def step(_: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
+        token, cache = carry
+        x, cache = extend(model, cache, token[:, None], jnp.ones_like(token))
+        return jnp.argmax(logits(model, x[:, 0]), -1).astype(jnp.int32), cache
 
     return jax.lax.fori_loop(0, passes, step, (token, cache))
 
@@ -114,6 +112,7 @@ def step_seconds(
     policy: Policy,
     limits: Limits,
     tokens: Int[np.ndarray, "rows tokens"],
+    *,
     sequences: Sequence[int],
     contexts: Sequence[int],
     prompts: Sequence[int],
@@ -149,27 +148,27 @@ def step_seconds(
     ):
         if wrong:
             raise ValueError(f"step_seconds.{name} is {value!r}; allowed: {allowed}")
-    how = sampling(slots, temperature=1.0, seed=np.arange(slots))
-    first = jax.tree.map(lambda a: a[:1], how)
+    sampling = make_sampling(slots, temperature=1.0)
+    first = jax.tree.map(lambda a: a[:1], sampling)
     tokens = np.asarray(tokens, np.int32)
     state = decoder.empty(slots, limits, chunk)
     for begin in range(0, min(tokens.shape[1], limits.room - 1) - chunk + 1, chunk):
         for row in range(slots):
             length = np.full(slots, begin, np.int32)
             part, count = tokens[row : row + 1, begin : begin + chunk], np.array([chunk], np.int32)
-            _, state = decoder.read(state, None, length, np.array([row], np.int32), part, count, how=first)
+            _, state = decoder.read(state, None, length, np.array([row], np.int32), part, count, sampling=first)
 
     def step(going: int, length: int, read: int) -> None:
         nonlocal state
         made, lengths = (), np.full(slots, length, np.int32)
         if going:
             on = (np.arange(slots) < going).astype(np.int32)
-            made = decoder.make(state, None, lengths, tokens[:slots, length % tokens.shape[1]], on, how)
+            made = decoder.make(state, None, lengths, tokens[:slots, length % tokens.shape[1]], on, sampling)
             state, made = made[-1], made[:-1]
         if read:
             # As the engine does: into a row of its own, or the last where all have one.
             row, count = np.array([slots - 1], np.int32), np.array([read], np.int32)
-            got, state = decoder.read(state, None, 0 * lengths, row, tokens[:1, :chunk], count, how=first)
+            got, state = decoder.read(state, None, 0 * lengths, row, tokens[:1, :chunk], count, sampling=first)
             made = made, got
         jax.device_get(made)
 
@@ -232,7 +231,7 @@ def spans(made: Answers, chunk: int) -> list[Span]:
     """What slots did: each chunk of each prompt, and the tokens of each answer; what is between and after is idle.
 
     Args:
-        made: by an engine with `Plain` that reads one prompt at once, with all its steps.
+        made: by an engine with `PlainDecoder` that reads one prompt at once, with all its steps.
         chunk: tokens of a prompt that it reads in a step.
 
     Raises:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from anatomy.model.config import Config
-from anatomy.model.dispatch import Experts, stacked
+from anatomy.model.moe.experts import Experts, stack
 from anatomy.model.transformer import Block, Weights
 
 GROWS = ("layers", "d_model", "heads", "d_ff")
@@ -28,7 +28,7 @@ def enlarge(config: Config, weights: Weights, **sizes: int) -> tuple[Config, Wei
 
     Args:
         config: of the model.
-        weights: stacked or apart; the larger ones are stacked.
+        weights: stacked or unstacked; the larger ones are stacked.
         sizes: `layers`, `d_model`, `heads` and `d_ff` that it shall have; what is not given stays.
 
     Raises:
@@ -54,7 +54,7 @@ def enlarge(config: Config, weights: Weights, **sizes: int) -> tuple[Config, Wei
 
     query, narrow, hidden = large.heads * large.head_dim, large.kv_heads * large.head_dim, large.d_ff
     layers, experts = large.layers, (large.layers, large.experts)
-    each = stacked_layers(old)
+    each = stack_layers(old)
     blocks = Block(
         attention_norm=jnp.pad(scale(each.attention_norm), [(0, layers - config.layers), (0, 0)]),
         query=padded(each.query, layers, width, query),
@@ -78,9 +78,9 @@ def enlarge(config: Config, weights: Weights, **sizes: int) -> tuple[Config, Wei
     return large.replace(norm_epsilon=config.norm_epsilon / ratio), made
 
 
-def stacked_layers(blocks: Block | tuple[Block, ...]) -> Block:
+def stack_layers(blocks: Block | tuple[Block, ...]) -> Block:
     """Layers with L in front, experts with E behind it."""
     if not isinstance(blocks, tuple):
         return blocks
-    whole = [dataclasses.replace(block, experts=stacked(block.experts)) for block in blocks]
+    whole = [dataclasses.replace(block, experts=stack(block.experts)) for block in blocks]
     return jax.tree.map(lambda *each: jnp.stack(each), *whole)

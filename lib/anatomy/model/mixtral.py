@@ -22,8 +22,9 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as serialise
 
 from anatomy.model.config import Config
-from anatomy.model.dispatch import Experts, each_expert
-from anatomy.model.transformer import Block, Weights, apart, init
+from anatomy.model.moe.experts import Experts
+from anatomy.model.moe.experts import unstack as unstack_experts
+from anatomy.model.transformer import Block, Weights, init, unstack
 
 SETTINGS, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -63,7 +64,7 @@ def save(config: Config, weights: Weights, directory: str | os.PathLike[str]) ->
 
     Args:
         config: of the model.
-        weights: stacked or apart.
+        weights: stacked or unstacked.
         directory: where to write.
 
     Raises:
@@ -167,11 +168,11 @@ def from_settings(settings: Mapping[str, Any]) -> Config:
 
 def to_tensors(weights: Weights) -> dict[str, Float[Array, "..."]]:
     """Weights by their names in Mixtral, matrices as (out, in)."""
-    weights = apart(weights)
+    weights = unstack(weights)
     tensors = {EMBEDDING: weights.embedding, NORM: weights.norm, UNEMBEDDING: weights.unembedding.T}
     for index, block in enumerate(weights.blocks):
         tensors |= {_of_layer(index, theirs): getattr(block, ours).T for ours, theirs in LAYER.items()}
-        for number, expert in enumerate(each_expert(block.experts)):
+        for number, expert in enumerate(unstack_experts(block.experts)):
             tensors |= {_of_expert(index, number, theirs): getattr(expert, ours).T for ours, theirs in EXPERT.items()}
     return tensors
 

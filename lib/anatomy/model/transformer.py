@@ -1,13 +1,13 @@
-"""The small model: a decoder-only mixture of experts, from tokens to logits, in one file.
+"""The small model: a decoder-only mixture of experts, from tokens to logits.
 
 Named axes, here and in the other files of this room:
 
     B sequences, S tokens of each, T = B S tokens in all, N tokens that a cache can hold;
-    V vocabulary, D d_model, H query heads, K key and value heads, C width of a head,
+    V vocabulary, D d_model, H query heads, K KV heads, C width of a head,
     E experts, F width of an expert, L layers.
 
 Everything is a pure function of weights; weights are dataclasses of arrays that JAX can walk through. Weights of
-all layers are stacked along L to be trained, and apart, layer by layer and expert by expert, to be served.
+all layers are stacked along L to be trained, and unstacked, layer by layer and expert by expert, to be served.
 
 Source: jiang2024mixtral for the whole; zhang2019rmsnorm, su2024roformer, shazeer2019mqa, ainslie2023gqa,
 shazeer2020glu and shazeer2017moe for its parts.
@@ -15,16 +15,18 @@ shazeer2020glu and shazeer2017moe for its parts.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from anatomy.model import dispatch, routing
+from anatomy.model import moe
+from anatomy.model.attention import Attention, Rows, cached, causal, rotate
 from anatomy.model.config import Config
-from anatomy.model.dispatch import Dispatch, Experts
+from anatomy.model.moe.experts import Experts, fuse
+from anatomy.model.moe.experts import unstack as unstack_experts
 from anatomy.specs.base import check_types, is_concrete, register
 
 
@@ -52,15 +54,6 @@ class Weights:
     unembedding: Float[Array, "D V"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Cache:
-    """Keys and values of the tokens seen so far, a row for each sequence."""
-
-    key: Float[Array, "L B N K C"]
-    value: Float[Array, "L B N K C"]
-    length: Int[Array, "B"]
-
-
 class Output(NamedTuple):
     """What a pass gives, besides logits what training and the chapters look at."""
 
@@ -69,7 +62,7 @@ class Output(NamedTuple):
     z: Float[Array, ""]
     dropped: Float[Array, ""]  # share of the choices of tokens that no expert took
     load: Float[Array, "L E"]  # share of the choices that fell on each expert
-    cache: Cache | None
+    cache: Rows | None
 
 
 class Shared(NamedTuple):
@@ -86,7 +79,7 @@ class Shared(NamedTuple):
 
 
 ALONE = Shared()
-for _tree in (Block, Weights, Cache):
+for _tree in (Block, Weights):
     register(_tree)
 
 
@@ -134,49 +127,17 @@ def rms_norm(x: Float[Array, "... D"], scale: Float[Array, "D"], epsilon: float)
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon) * scale
 
 
-def rotate(x: Float[Array, "B S H C"], positions: Int[Array, "B S"], config: Config) -> Float[Array, "B S H C"]:
-    """Rotary positions: pairs (i, i + C/2) of a head turn by position / base^(2i / C) (su2024roformer).
-
-    Positions are divided by `rope_scale`, as in position interpolation (chen2023pi).
-    """
-    half = config.head_dim // 2
-    rate = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half) / config.rope_scale
-    angle = positions[:, :, None, None].astype(jnp.float32) * rate
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = x[..., :half], x[..., half:]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
-
-def attend(
-    query: Float[Array, "B S H C"],
-    key: Float[Array, "B N K C"],
-    value: Float[Array, "B N K C"],
-    positions: Int[Array, "B S"],
-) -> Float[Array, "B S HC"]:
-    """Each token looks at those up to its own position; H / K query heads share a key and value head.
-
-    The queries of a group are laid one after the other, so that each key head is one matrix product: on a CPU twice as
-    fast as `jax.nn.dot_product_attention`.
-    """
-    (b, s, h, c), (n, k) = query.shape, key.shape[1:3]
-    query = query.reshape(b, s, k, h // k, c).transpose(0, 2, 3, 1, 4).reshape(b, k, -1, c)
-    scores = query @ key.transpose(0, 2, 3, 1) * c**-0.5
-    visible = jnp.arange(n) <= jnp.tile(positions, (1, h // k))[:, None, :, None]
-    mixed = jax.nn.softmax(jnp.where(visible, scores, -1e30)) @ value.transpose(0, 2, 1, 3)
-    return mixed.reshape(b, k, h // k, s, c).transpose(0, 3, 1, 2, 4).reshape(b, s, -1)
-
-
 def block(
     config: Config,
     weights: Block,
     x: Float[Array, "B S D"],
     tokens: Int[Array, "B S"],
     positions: Int[Array, "B S"],
-    past: tuple[Float[Array, "B N K C"], Float[Array, "B N K C"]] | None = None,
-    send: Dispatch = dispatch.all_experts,
+    attention: Attention,
+    dispatch: moe.Dispatch = moe.all_experts,
     shared: Shared = ALONE,
     mask: Bool[Array, "B S"] | None = None,
-) -> tuple[Float[Array, "B S D"], tuple[Array, Array], routing.Routed]:
+) -> tuple[Float[Array, "B S D"], Any, moe.Routing]:
     """One layer: attention, then experts, each reading a norm of the stream and adding to it.
 
     Heads are counted from the weights, so that a chip may hold some of them (shoeybi2019megatron).
@@ -187,13 +148,13 @@ def block(
         x: the residual stream.
         tokens: ids; hash routing goes by them.
         positions: of the tokens.
-        past: keys and values of a cache, into which those of these tokens are written.
-        send: brings tokens to experts.
+        attention: keeps keys and values, and reads them.
+        dispatch: brings tokens to experts.
         shared: how chips that share the layer work together.
         mask: which tokens are real; None: all.
 
     Returns:
-        The stream; keys and values, with those of the cache; and what the router did.
+        The stream; the cache as the attention leaves it; and what the router did.
     """
 
     def heads(y: Float[Array, "B S HC"]) -> Float[Array, "B S H C"]:
@@ -202,25 +163,23 @@ def block(
     y = rms_norm(shared.spread(x), weights.attention_norm, config.norm_epsilon)
     query = rotate(heads(y @ weights.query), positions, config)
     key, value = rotate(heads(y @ weights.key), positions, config), heads(y @ weights.value)
-    if past is not None:
-        row = jnp.arange(x.shape[0])[:, None]
-        key, value = (old.at[row, positions].set(new) for old, new in zip(past, (key, value), strict=True))
-    x = x + shared.total(attend(query, key, value, positions) @ weights.output)
+    context, cache = attention(query, key, value)
+    x = x + shared.total(context @ weights.output)
 
     y = rms_norm(shared.spread(x), weights.experts_norm, config.norm_epsilon).reshape(-1, x.shape[-1])
     real = None if mask is None else mask.reshape(-1)
-    routed = routing.route(config, y @ weights.router, tokens.reshape(-1), shared.mean, real)
-    mixed, dropped = send(y, routed.choices, weights.experts)
+    routing = moe.route(config, y @ weights.router, tokens.reshape(-1), shared.mean, real)
+    mixed, dropped = dispatch(y, routing.choices, weights.experts)
     x = x + shared.total(mixed).reshape(x.shape)
-    return x, (key, value), routed._replace(dropped=dropped)
+    return x, cache, routing._replace(dropped=dropped)
 
 
 def forward(
     config: Config,
     weights: Weights,
     tokens: Int[Array, "B S"],
-    cache: Cache | None = None,
-    send: Dispatch = dispatch.all_experts,
+    cache: Rows | None = None,
+    dispatch: moe.Dispatch = moe.all_experts,
     mask: Bool[Array, "B S"] | None = None,
 ) -> Output:
     """Logits of the token after each token.
@@ -231,10 +190,10 @@ def forward(
 
     Args:
         config: of the model.
-        weights: stacked or apart.
+        weights: stacked or unstacked.
         tokens: ids; with a cache they follow those that it holds.
         cache: of earlier tokens, or none.
-        send: brings tokens to experts; see `dispatch`.
+        dispatch: brings tokens to experts; one of `moe.DISPATCHES`.
         mask: which tokens are real, and no padding; None: all. Logits of padding mean nothing. A cache grows by the
             real tokens.
 
@@ -245,33 +204,53 @@ def forward(
     """
     _check(config, weights, tokens, cache)
     check_mask(tokens, mask)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    if cache is not None:
-        positions = positions + cache.length[:, None]
+    positions = positions_of(tokens, cache)
     x = weights.embedding[tokens]
 
-    def layer(x: Array, given: tuple[Block, tuple[Array, Array] | None]) -> tuple[Array, tuple]:
-        x, held, routed = block(config, given[0], x, tokens, positions, given[1], send, mask=mask)
-        return x, (held if cache is not None else None, routed.balance, routed.z, routed.dropped, routed.load)
+    def layer(x: Array, inputs: tuple[Block, tuple[Array, Array] | None]) -> tuple[Array, tuple]:
+        weights, past = inputs
+        attention = causal(positions) if past is None else cached(past, positions)
+        x, past, routing = block(config, weights, x, tokens, positions, attention, dispatch, mask=mask)
+        return x, (past, routing._replace(choices=None))
 
     past = None if cache is None else (cache.key, cache.value)
     if isinstance(weights.blocks, tuple):
         each = []
         for index, one in enumerate(weights.blocks):
-            x, made = layer(x, (one, jax.tree.map(lambda a, i=index: a[i], past)))
+            x, made = layer(x, (one, None if past is None else (cache.key[index], cache.value[index])))
             each.append(made)
-        held, balance, z, dropped, load = jax.tree.map(lambda *parts: jnp.stack(parts), *each)
+        kept, routings = zip(*each, strict=True)
+        past = None if cache is None else tuple(zip(*kept, strict=True))
+        routing = jax.tree.map(lambda *parts: jnp.stack(parts), *routings)
     else:
+        past = None if past is None else tuple(map(jnp.stack, past))
         # Layers that are unrolled cost no copies of what gradients need; deep models compile as a loop of eights.
-        x, (held, balance, z, dropped, load) = jax.lax.scan(layer, x, (weights.blocks, past), unroll=8)
+        x, (past, routing) = jax.lax.scan(layer, x, (weights.blocks, past), unroll=8)
 
     logits = rms_norm(x, weights.norm, config.norm_epsilon) @ weights.unembedding
-    if cache is not None:
-        cache = Cache(*held, cache.length + (tokens.shape[1] if mask is None else mask.sum(1, dtype=jnp.int32)))
-    return Output(logits, balance.mean(), z.mean(), dropped.mean(), load, cache)
+    return output(logits, routing, grown(cache, past, tokens, mask))
 
 
-def _check(config: Config, weights: Weights, tokens: Int[Array, "B S"], cache: Cache | None) -> None:
+def positions_of(tokens: Int[Array, "B S"], cache: Rows | None) -> Int[Array, "B S"]:
+    """Positions of tokens that follow those of a cache, or begin where there is none."""
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return positions if cache is None else positions + cache.length[:, None]
+
+
+def grown(cache: Rows | None, past: Any, tokens: Int[Array, "B S"], mask: Bool[Array, "B S"] | None) -> Rows | None:
+    """A cache with these keys and values, L of each, and the lengths that the real tokens make."""
+    if cache is None:
+        return None
+    added = tokens.shape[1] if mask is None else mask.sum(1, dtype=jnp.int32)
+    return Rows(tuple(past[0]), tuple(past[1]), cache.length + added)
+
+
+def output(logits: Float[Array, "B S V"], routing: moe.Routing, cache: Rows | None) -> Output:
+    """What a pass gives, from the routing of all layers with L in front."""
+    return Output(logits, routing.balance.mean(), routing.z.mean(), routing.dropped.mean(), routing.load, cache)
+
+
+def _check(config: Config, weights: Weights, tokens: Int[Array, "B S"], cache: Rows | None) -> None:
     """Refuse what `forward` cannot compute."""
     check_types("forward", config=(config, Config), weights=(weights, Weights))
     check_types("forward", tokens=(tokens, hasattr(tokens, "shape"), "an array of ids"))
@@ -279,8 +258,8 @@ def _check(config: Config, weights: Weights, tokens: Int[Array, "B S"], cache: C
     if layers != config.layers:
         raise ValueError(f"weights have {layers} layers; allowed: {config.layers}, Config.layers")
     room, limit = config.context, "Config.context"
-    if cache is not None and cache.key.shape[2] < room:
-        room, limit = cache.key.shape[2], "room of the cache"
+    if cache is not None and cache.room < room:
+        room, limit = cache.room, "room of the cache"
     held = 0 if cache is None or not is_concrete(cache.length) else int(np.max(cache.length))
     if held + tokens.shape[1] > room:
         raise ValueError(f"tokens of a sequence are {held + tokens.shape[1]}; allowed: at most {room}, the {limit}")
@@ -305,18 +284,19 @@ def check_mask(tokens: Int[Array, "B S"], mask: Bool[Array, "B S"] | None) -> No
         raise ValueError(f"forward.mask has padding before a token in row {row}; allowed: padding at the end only")
 
 
-def empty_cache(config: Config, sequences: int, room: int | None = None) -> Cache:
-    """A cache for so many sequences of up to `room` tokens, by default the model's context."""
-    shape = (config.layers, sequences, room or config.context, config.kv_heads, config.head_dim)
-    return Cache(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros(sequences, jnp.int32))
-
-
-def apart(weights: Weights) -> Weights:
+def unstack(weights: Weights) -> Weights:
     """The same weights with each layer and each expert in arrays of its own, as serving reads them fastest."""
     if isinstance(weights.blocks, tuple):
         return weights
     layers = weights.blocks.attention_norm.shape[0]
     blocks = [jax.tree.map(lambda a, i=i: a[i], weights.blocks) for i in range(layers)]
     return dataclasses.replace(
-        weights, blocks=tuple(dataclasses.replace(b, experts=dispatch.each_expert(b.experts)) for b in blocks)
+        weights, blocks=tuple(dataclasses.replace(b, experts=unstack_experts(b.experts)) for b in blocks)
     )
+
+
+def fuse_experts(weights: Weights) -> Weights:
+    """The same weights unstacked, with fused experts: a copy, which serves faster. What is fused stays as it is."""
+    weights = unstack(weights)
+    blocks = tuple(dataclasses.replace(b, experts=tuple(map(fuse, b.experts))) for b in weights.blocks)
+    return dataclasses.replace(weights, blocks=blocks)

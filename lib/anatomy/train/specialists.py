@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from scipy.special import xlogy
 
-from anatomy.model.routes import routes
+from anatomy.model.routing_statistics import chosen_experts
 from anatomy.specs.base import between, check_arguments
 from anatomy.train import recipes
 from anatomy.train.data import tokens
@@ -73,7 +73,8 @@ def first_choices_tell(model: Trained) -> Mapping[str, list[float]]:
     each = [tokens.packed(bpe, domain, "held_out", config.context)[:ROWS, :-1] for domain in tokens.EPOCHS]
     rows = np.concatenate(each)
     with jax.enable_x64(False):
-        first = np.asarray(routes(config, model.weights, rows)[0])[:, :, 1:, 0].reshape(config.layers, -1)
+        chosen, _ = chosen_experts(config, model.weights, rows)
+        first = np.asarray(chosen)[:, :, 1:, 0].reshape(config.layers, -1)
     number = np.repeat(np.arange(len(each)), [len(some) for some in each])
     shape = rows[:, 1:].shape
     labels = {

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from anatomy.model import dispatch
+from anatomy.model import moe
+from anatomy.model.attention import Rows, cached, causal
 from anatomy.model.config import Config
-from anatomy.model.dispatch import Dispatch
-from anatomy.model.transformer import Block, Cache, Output, Weights, block, check_mask, rms_norm
+from anatomy.model.transformer import Block, Output, Weights, block, check_mask, grown, output, positions_of, rms_norm
 from anatomy.model.vision.config import Vision
 from anatomy.model.vision.encoder import encode, look, mlp, resample
 from anatomy.model.vision.weights import Added, Gated
@@ -77,7 +77,7 @@ def gated(
 
 
 def layers(text: Weights) -> tuple[Block, ...]:
-    """The layers of a text model one by one, be they stacked or apart."""
+    """The layers of a text model one by one, be they stacked or unstacked."""
     if isinstance(text.blocks, tuple):
         return text.blocks
     return tuple(jax.tree.map(lambda a, i=i: a[i], text.blocks) for i in range(len(text.blocks.attention_norm)))
@@ -90,8 +90,8 @@ def forward(
     added: Added,
     tokens: Int[Array, "B S"],
     seen: Seen,
-    cache: Cache | None = None,
-    send: Dispatch = dispatch.all_experts,
+    cache: Rows | None = None,
+    dispatch: moe.Dispatch = moe.all_experts,
     mask: Bool[Array, "B S"] | None = None,
 ) -> tuple[Output, Float[Array, "l B H S r"]]:
     """As `transformer.forward`, each sequence with an image that all of its tokens see.
@@ -99,12 +99,12 @@ def forward(
     Args:
         config: of the text model.
         vision: of what is added.
-        text: weights of the text model, stacked or apart.
+        text: weights of the text model, stacked or unstacked.
         added: weights of what is added.
         tokens: ids; with a cache they follow those that it holds.
         seen: an image for each sequence.
         cache: of earlier tokens, or none.
-        send: brings tokens to experts.
+        dispatch: brings tokens to experts.
         mask: which tokens are real, as in `transformer.forward`; None: all.
 
     Returns:
@@ -114,26 +114,25 @@ def forward(
         ValueError: a sequence has more tokens than the context, or than the cache has room for; or there are not as
             many images as sequences.
     """
-    room, limit = (config.context, "Config.context") if cache is None else (cache.key.shape[2], "room of the cache")
+    room, limit = (config.context, "Config.context") if cache is None else (cache.room, "room of the cache")
     if tokens.shape[1] > room:
         raise ValueError(f"tokens of a sequence are {tokens.shape[1]}; allowed: at most {room}, the {limit}")
     if seen.key.shape[1] != tokens.shape[0]:
         raise ValueError(f"images are {seen.key.shape[1]}; allowed: as many as sequences ({tokens.shape[0]})")
     check_mask(tokens, mask)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    if cache is not None:
-        positions = positions + cache.length[:, None]
-    x, made, looked = text.embedding[tokens], [], []
+    positions = positions_of(tokens, cache)
+    x, past, routings, looked = text.embedding[tokens], [], [], []
     for index, weights in enumerate(layers(text)):
         if index % vision.every == 0:
             place = index // vision.every
             x, weight = gated(config, added.blocks[place], x, seen.key[place], seen.value[place])
             looked.append(weight)
-        past = None if cache is None else (cache.key[index], cache.value[index])
-        x, held, routed = block(config, weights, x, tokens, positions, past, send, mask=mask)
-        made.append((held if cache is not None else None, routed.balance, routed.z, routed.dropped, routed.load))
-    held, balance, z, dropped, load = jax.tree.map(lambda *parts: jnp.stack(parts), *made)
+        attention = causal(positions)
+        if cache is not None:
+            attention = cached((cache.key[index], cache.value[index]), positions)
+        x, pair, routing = block(config, weights, x, tokens, positions, attention, dispatch, mask=mask)
+        past.append(pair)
+        routings.append(routing._replace(choices=None))
     logits = rms_norm(x, text.norm, config.norm_epsilon) @ text.unembedding
-    if cache is not None:
-        cache = Cache(*held, cache.length + (tokens.shape[1] if mask is None else mask.sum(1, dtype=jnp.int32)))
-    return Output(logits, balance.mean(), z.mean(), dropped.mean(), load, cache), jnp.stack(looked)
+    cache = grown(cache, None if cache is None else tuple(zip(*past, strict=True)), tokens, mask)
+    return output(logits, jax.tree.map(lambda *parts: jnp.stack(parts), *routings), cache), jnp.stack(looked)

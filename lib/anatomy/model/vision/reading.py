@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from anatomy.model import dispatch
+from anatomy.model import moe
+from anatomy.model.attention import Rows, empty_cache
 from anatomy.model.config import Config
-from anatomy.model.transformer import Cache, Weights, empty_cache
+from anatomy.model.transformer import Weights
 from anatomy.model.vision.config import Vision
 from anatomy.model.vision.language import Seen, forward, see
 from anatomy.model.vision.weights import Added
@@ -42,11 +43,13 @@ _see = partial(jax.jit, static_argnums=(0, 1))(see)
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=6)
 def _step(
-    config: Config, vision: Vision, text: Weights, added: Added, tokens: Array, seen: Seen, cache: Cache
-) -> tuple[Array, Array, Cache]:
+    config: Config, vision: Vision, text: Weights, added: Added, tokens: Array, seen: Seen, cache: Rows
+) -> tuple[Array, Array, Rows]:
     """The most likely next token of each sequence, where the last token looked, and the longer cache."""
-    made, looked = forward(config, vision, text, added, tokens, seen, cache, dispatch.all_experts)
-    return made.logits[:, -1].argmax(-1).astype(jnp.int32), looked[:, :, :, -1].mean(2).swapaxes(0, 1), made.cache
+    made, looked = forward(config, vision, text, added, tokens, seen, cache, moe.all_experts)
+    token = made.logits[:, -1].argmax(-1).astype(jnp.int32)
+    token = jnp.where(jnp.isfinite(made.logits[:, -1]).all(-1), token, -1)
+    return token, looked[:, :, :, -1].mean(2).swapaxes(0, 1), made.cache
 
 
 def read(
@@ -72,6 +75,7 @@ def read(
         end: the token that ends an answer.
 
     Raises:
+        FloatingPointError: logits are not finite.
         TypeError, ValueError: the limit is no whole number of at least 1, the prompt is empty or does not fit the
             context with the answer, a token is not in the vocabulary, or the images have another size or range.
     """
@@ -82,12 +86,15 @@ def read(
         allowed = f"1 to {config.context - limit}, Config.context less limit"
         raise ValueError(f"tokens of the prompt are {len(prompt)}; allowed: {allowed}")
     seen = _see(config, vision, added, images)
-    cache = empty_cache(config, len(images), len(prompt) + limit)
+    cache = empty_cache(config, len(images), room=len(prompt) + limit)
     tokens = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (len(images), len(prompt)))
     chosen, looked = [], []
     for _ in range(limit):
         token, at, cache = _step(config, vision, text, added, tokens, seen, cache)
         chosen.append(np.asarray(token))
+        if (chosen[-1] < 0).any():
+            image = int(np.argmax(chosen[-1] < 0))
+            raise FloatingPointError(f"read: the logits of image {image} are not finite; allowed: finite weights")
         looked.append(np.asarray(at))
         tokens = token[:, None]
         if np.all(np.any(np.equal(chosen, end), axis=0)):

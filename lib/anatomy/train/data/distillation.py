@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from anatomy.model import Config, Weights, dispatch, forward
+from anatomy.model import Config, Weights, forward, moe
 from anatomy.train.loop.batch import Batch, Data, batch_of
 from anatomy.train.loop.objective import masked
 
@@ -49,4 +49,4 @@ class Distilled:
 @partial(jax.jit, static_argnums=0)
 def _distributions(config: Config, weights: Weights, batch: Batch) -> Float[Array, "count length V"]:
     mask = masked(batch.padding_mask)
-    return jax.nn.softmax(forward(config, weights, batch.rows[:, :-1], send=dispatch.with_overflow, **mask).logits)
+    return jax.nn.softmax(forward(config, weights, batch.rows[:, :-1], dispatch=moe.with_overflow, **mask).logits)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from anatomy.model import Config, Weights, dispatch, forward
+from anatomy.model import Config, Weights, forward, moe
 from anatomy.train.loop.batch import Batch
 from anatomy.train.loop.settings import Training
 
@@ -38,8 +38,8 @@ def objective(
     Loss in nats a token, plus for each layer the weighted losses of its router. Padding has no part in any of these,
     nor in `dropped` and `load`.
     """
-    dispatched = dispatch.DISPATCHES[training.dispatch]
-    output = forward(config, weights, batch.rows[:, :-1], send=dispatched, **masked(batch.padding_mask))
+    dispatch = moe.DISPATCHES[training.dispatch]
+    output = forward(config, weights, batch.rows[:, :-1], dispatch=dispatch, **masked(batch.padding_mask))
     targets = batch.rows[:, 1:] if batch.distributions is None else batch.distributions
     loss = cross_entropy(output.logits, targets, batch.loss_mask)
     total = loss + config.layers * (training.balance * output.balance + training.z * output.z)
@@ -75,7 +75,7 @@ def losses(
         rows: tokens, of which all but the first are predicted.
         padding_mask: true where an input token is real; the loss of what padding predicts means nothing.
     """
-    output = forward(config, weights, rows[:, :-1], send=dispatch.with_overflow, **masked(padding_mask))
+    output = forward(config, weights, rows[:, :-1], dispatch=moe.with_overflow, **masked(padding_mask))
     return optax.softmax_cross_entropy_with_integer_labels(output.logits, rows[:, 1:])
 
 

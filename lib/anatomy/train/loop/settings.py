@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Int
 
-from anatomy.model import Weights, dispatch
+from anatomy.model import Weights, moe
 from anatomy.specs.base import FINITE, between, check_number
 
 AT_LEAST_NONE = {**between(high=1e300), "allowed": "a finite number at least 0"}
@@ -36,7 +36,7 @@ class Training:
         clip: norm to which gradients are clipped.
         balance: weight of the load-balancing loss of each layer.
         z: weight of the z loss of each layer.
-        dispatch: name of one of `model.dispatch.DISPATCHES`.
+        dispatch: name of one of `model.moe.TRAINABLE`.
         seed: of the weights.
 
     Raises:
@@ -69,7 +69,7 @@ class Training:
                 above = field.name in ("learning_rate", "clip")
                 share = between(high=1) if field.name == "last" else AT_LEAST_NONE
                 check_number("Training", field.name, value, FINITE if above else share)
-        self._refuse(self.dispatch not in dispatch.DISPATCHES, "dispatch", ", ".join(dispatch.DISPATCHES))
+        self._refuse(self.dispatch not in moe.TRAINABLE, "dispatch", ", ".join(sorted(moe.TRAINABLE)))
         self._refuse(
             self.warm_up >= self.steps,
             "warm_up",

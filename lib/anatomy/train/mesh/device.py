@@ -10,33 +10,35 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from anatomy.model import Block, Config, Weights, block, dispatch, transformer
-from anatomy.model.dispatch import Experts
+from anatomy.model import Block, Config, Weights, block, moe, transformer
+from anatomy.model.attention import causal
+from anatomy.model.moe import Experts
+from anatomy.model.moe.capacity import into_places
 from anatomy.train.loop import Training
 from anatomy.train.mesh.layout import REPLICAS, Ways, layout, named, partial_axes, vary
 from anatomy.train.mesh.parts import gather_layer, gather_tables
 from anatomy.train.mesh.timetable import slots, ticks, timetable
 
 
-def over_experts(way: Ways, factor: float) -> dispatch.Dispatch:
+def over_experts(way: Ways, factor: float) -> moe.Dispatch:
     """Dispatch by all-to-all: each device lays its tokens into places of all experts, and computes those it holds.
 
     Places are `factor` times the even share; a factor of E / k and more never drops.
     """
 
-    def send(x: Float[Array, "T D"], choices: Any, experts: Experts) -> tuple[Array, Array]:
+    def dispatch(x: Float[Array, "T D"], choices: Any, experts: Experts) -> tuple[Array, Array]:
         count = experts.gate.shape[0] * way.expert
         places = min(len(x), math.ceil(factor * choices.expert.size / count))
 
         def compute(table: Float[Array, "E c D"]) -> Float[Array, "E c D"]:
             if way.expert > 1:
                 table = lax.all_to_all(table, "expert", split_axis=0, concat_axis=1, tiled=True)
-            made = jax.vmap(dispatch.expert)(table, experts)
+            made = jax.vmap(moe.expert)(table, experts)
             return lax.all_to_all(made, "expert", 1, 0, tiled=True) if way.expert > 1 else made
 
-        return dispatch.into_places(x, choices, count, places, compute)
+        return into_places(x, choices, count, places, compute)
 
-    return send
+    return dispatch
 
 
 def layer_of(config: Config, way: Ways, factor: float, gather: Callable[[Block], Block]) -> Callable:
@@ -46,12 +48,12 @@ def layer_of(config: Config, way: Ways, factor: float, gather: Callable[[Block],
         total=lambda part: lax.psum(part, "tensor"),
         mean=lambda own: lax.pmean(own, REPLICAS),
     )
-    send = over_experts(way, factor)
+    dispatch = over_experts(way, factor)
 
     def layer(given: Block, x: Float[Array, "B S D"], tokens: Int[Array, "B S"]) -> tuple[Array, Float[Array, "3"]]:
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        x, _, routed = block(config, gather(given), x, tokens, positions, None, send, shared)
-        measured = jnp.stack([routed.balance, routed.z, lax.pmean(routed.dropped, REPLICAS)])
+        x, _, routing = block(config, gather(given), x, tokens, positions, causal(positions), dispatch, shared)
+        measured = jnp.stack([routing.balance, routing.z, lax.pmean(routing.dropped, REPLICAS)])
         return x, lax.pmean(vary(measured, ("tensor",)), "tensor")
 
     return layer

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from anatomy.model import Block, Config, Weights
-from anatomy.model.dispatch import Experts
+from anatomy.model.moe import Experts
 from anatomy.specs import Plan, Recompute
 
 AXES = ("data", "pipeline", "tensor", "expert")

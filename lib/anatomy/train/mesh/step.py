@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from anatomy.model import Config, Weights, dispatch
+from anatomy.model import Config, Weights, moe
 from anatomy.specs import Plan
 from anatomy.specs.base import FINITE, check_arguments
 from anatomy.train.loop import Training
@@ -116,7 +116,7 @@ def make_step(
         raise ValueError(f"the plan cannot be run: {'; '.join(wrong)}")
     way, specs = ways(plan), layout(config, ways(plan))
     exact, room, at_once = (
-        training.dispatch in dispatch.EXACT,
+        training.dispatch in moe.EXACT,
         config.experts / config.top_k,
         way.replicas * way.micro_batch,
     )

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from anatomy.model import Config, Weights, dispatch
+from anatomy.model import Config, Weights, moe
 from anatomy.model import init as init_text
 from anatomy.model.vision import Added, Vision, encode, forward, init, kept, resample
 from anatomy.specs.base import between, check_arguments, check_types, register
@@ -68,19 +68,19 @@ def objective(
     Captions and head where the text model is frozen; otherwise also text, and the losses of the routers on both.
     Padding of captions has no part in it.
     """
-    text, dispatched = learned.text if frozen is None else frozen, dispatch.DISPATCHES[training.dispatch]
+    text, dispatched = learned.text if frozen is None else frozen, moe.DISPATCHES[training.dispatch]
     latents, looked = resample(vision, learned.added, encode(vision, learned.added, batch.images))
     guess = (latents.reshape(len(latents), -1) @ learned.head).reshape(*batch.labels.shape, -1)
     seen, captions = kept(config, learned.added, latents, looked), batch.captions
     inputs, targets, counted = captions.rows[:, :-1], captions.rows[:, 1:], captions.loss_mask
     mask = masked(captions.padding_mask)
-    output, _ = forward(config, vision, text, learned.added, inputs, seen, send=dispatched, **mask)
+    output, _ = forward(config, vision, text, learned.added, inputs, seen, dispatch=dispatched, **mask)
     loss = cross_entropy(output.logits, targets, counted)
     right = ((output.logits.argmax(-1) == targets) * counted).sum() / counted.sum()
     total = loss + cross_entropy(guess, batch.labels % guess.shape[-1])  # none is the last
     if frozen is None:
         routers = training.balance * output.balance + training.z * output.z
-        as_text = dataclasses.replace(training, dispatch=dispatch.DEFAULT["training"])  # text is not all alike
+        as_text = dataclasses.replace(training, dispatch=Training.dispatch)  # text is not all alike
         total += config.layers * routers + objective_of_text(config, as_text, text, batch.text)[0]
     return total, {"loss": loss, "right": right}
 
