@@ -6,7 +6,8 @@ import textwrap
 import pytest
 from anatomy import memo
 from anatomy.cost import training
-from anatomy.memo.closure import Library, taken_apart
+from anatomy.memo.closure import Library
+from anatomy.memo.source import taken_apart
 from anatomy.train import loop
 
 FILES = {

@@ -7,10 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from html import escape
-from importlib.resources import files
 from math import log
 
 from anatomy.claims.finding import Finding, Verdict
+from anatomy.claims.html import Html, embedded
 from anatomy.claims.ledger import SECTIONS, Claim, claims, finding, get
 from anatomy.specs.units import readable
 
@@ -44,20 +44,6 @@ NAMES = {
     "laurencon": "Laurençon",
     "pihl": "Pungas",
 }
-
-
-class Html:
-    """A piece of HTML that notebooks show; as text it is what it says."""
-
-    def __init__(self, html: str, text: str) -> None:
-        """Keep both forms."""
-        self.html, self.text = html, text
-
-    def _repr_html_(self) -> str:
-        return self.html
-
-    def __repr__(self) -> str:
-        return self.text
 
 
 def show(*ids: str) -> Html:
@@ -116,8 +102,7 @@ def ledger() -> Html:
         + '<label>Words <input type="search" name="words" autocomplete="off"></label>'
         + '<output aria-live="polite"></output></form>'
     )
-    script = (files("anatomy.claims") / "ledger.js").read_text("utf-8")
-    body = f'<div class="anatomy-ledger">{filters}{"".join(parts)}<script>{script}</script></div>'
+    body = f'<div class="anatomy-ledger">{filters}{"".join(parts)}{embedded("claims/ledger.js")}</div>'
     return Html(_style() + body, f"{len(claims())} claims")
 
 
@@ -214,4 +199,4 @@ def _select(name: str, title: str, options: Iterable[tuple[str, str]]) -> str:
 
 def _style() -> str:
     """The style sheet of boxes and ledger; it travels with them into notebooks."""
-    return f"<style>{(files('anatomy.claims') / 'claims.css').read_text('utf-8')}</style>"
+    return embedded("claims/claims.css")

@@ -9,7 +9,6 @@ What is not reached by a name is not seen. So modules that are imported by a com
 the beginning of the name is written out; and so are modules whose full name stands in a string, as in a command.
 """
 
-import ast
 import dataclasses
 import fnmatch
 import functools
@@ -21,10 +20,10 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
+from anatomy.memo.source import DATA, Import, Module, taken_apart
+
 Node = tuple[str, str]  # full name of a module, and of what it defines at its top level
 WHOLE, EFFECTS = "*", "<effects>"  # in place of a name: all of a module; the statements that only have effects
-ASSETS = (".css", ".js", ".html")  # how things look: put into pages when these are built, not when they are executed
-DATA = (".toml", ".csv", ".tsv", ".json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,24 +53,12 @@ class Closure:
 
 
 @dataclasses.dataclass(frozen=True)
-class Module:
-    """One module, taken apart.
+class Definition:
+    """What a definition does, what it reaches, and the data files that it reads."""
 
-    Attributes:
-        name: in full.
-        package: whether it is the `__init__` of one.
-        definitions: statements at the top level that bind each name.
-        imports: what each imported name stands for: a module, and a name in it or "".
-        effects: statements at the top level that are run for what they do.
-        packages: those whose data files it opens.
-    """
-
-    name: str
-    package: bool
-    definitions: dict[str, list[ast.stmt]]
-    imports: dict[str, tuple[str, str]]
-    effects: list[ast.stmt]
-    packages: tuple[str, ...]
+    text: str
+    reached: tuple[Node, ...]
+    files: tuple[Path, ...]
 
 
 class Library:
@@ -81,6 +68,7 @@ class Library:
         """Of the directory that holds the package's `__init__.py`."""
         self.root, self.name = root, root.name
         self._modules: dict[str, Module | None] = {}
+        self._definitions: dict[Node, Definition] = {}
         self._hashes: dict[Path, str] = {}
         self._data = sorted(path for path in root.rglob("*") if path.suffix in DATA)
 
@@ -135,53 +123,52 @@ class Library:
             node = todo.pop()
             if node in code:
                 continue
-            module = page if page and node[0] == page.name else self.module(node[0])
-            if module is None:
+            if page and node[0] == page.name:
+                each = self._look_up(page, node[1])
+            elif self.module(node[0]):
+                each = self._definition(node)
+            else:
                 libraries.add(node[0].split(".")[0])
                 continue
-            statements = self._statements(module, node[1])
-            code[node] = "\n".join(map(ast.dump, statements))
-            if node in cut:
-                continue
-            if node[1] in module.imports:
-                code[node] += ".".join(module.imports[node[1]])
-                todo.extend(self._target(*module.imports[node[1]]))
-            elif module.effects and node[1] != EFFECTS:
-                todo.append((module.name, EFFECTS))
-            if node[1] == WHOLE and module is not page:  # what it re-exports may be looked up in it
-                todo.extend(target for name in module.imports for target in self._target(*module.imports[name]))
-            for statement in statements:
-                todo.extend(self._reached(module, statement))
-                for pattern in file_patterns(statement):
-                    for file in self.data(pattern, module.packages):
-                        data[file.relative_to(self.root).as_posix()] = self.contents(file)
+            code[node] = each.text
+            if node not in cut:
+                todo.extend(each.reached)
+                data |= {file.relative_to(self.root).as_posix(): self.contents(file) for file in each.files}
         return Closure(code, data, versions(libraries))
+
+    def _definition(self, node: Node) -> Definition:
+        """What a definition of this library does and reaches."""
+        if node not in self._definitions:
+            self._definitions[node] = self._look_up(self.module(node[0]), node[1])
+        return self._definitions[node]
+
+    def _look_up(self, module: Module, name: str) -> Definition:
+        """What a name of a module is, and what it reaches."""
+        reached: list[Node] = [(module.name, EFFECTS)] if module.effects and name != EFFECTS else []
+        if name == WHOLE:
+            reached.extend((module.name, each) for each in module.definitions)
+            if module.name.split(".")[0] == self.name:  # what it re-exports may be looked up in it
+                reached.extend(target for each in module.imports.values() for target in self._target(*each))
+            return Definition("", tuple(reached), ())
+        text, mentioned = module.does(None if name == EFFECTS else name)
+        if name in module.imports:
+            text += ".".join(module.imports[name])
+            reached.extend(self._target(*module.imports[name]))
+        files: set[Path] = set()
+        for said in mentioned:
+            for chain in said.names:
+                reached.extend(self._resolved(module, said.imports, *chain))
+            reached.extend((each, WHOLE) for each in said.strings if "." in each and self.module(each))
+            reached.extend((each, WHOLE) for prefix in said.prefixes for each in self.below(prefix))
+            files.update(file for pattern in said.files for file in self.data(pattern, module.packages))
+        return Definition(text, tuple(dict.fromkeys(reached)), tuple(files))
 
     def _exists(self, node: Node) -> bool:
         module = self.module(node[0])
         return module is not None and (node[1] in (*module.definitions, *module.imports, WHOLE))
 
-    def _statements(self, module: Module, name: str) -> list[ast.stmt]:
-        if name == WHOLE:
-            unique = {id(s): s for several in module.definitions.values() for s in several}
-            return [*unique.values(), *module.effects]
-        return module.effects if name == EFFECTS else module.definitions.get(name, [])
-
-    def _reached(self, module: Module, statement: ast.stmt) -> Iterator[Node]:
-        """What a statement names: of its own module, of others, and of modules named in strings."""
-        local = local_imports(statement, module)
-        for node, chain in named(statement):
-            if chain:
-                yield from self._resolved(module, local, chain)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                if node.value.startswith(f"{self.name}.") and not opens_data(statement, node):
-                    yield from ((node.value, WHOLE) for _ in range(self.module(node.value) is not None))
-            elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__") and node.args:
-                yield from ((name, WHOLE) for name in self.below(written_start(node.args[0])))
-
-    def _resolved(self, module: Module, local: dict[str, tuple[str, str]], chain: list[str]) -> Iterator[Node]:
+    def _resolved(self, module: Module, local: dict[str, Import], name: str, *rest: str) -> Iterator[Node]:
         """What a dotted name stands for."""
-        name, *rest = chain
         if name in local:
             yield from self._target(*local[name], rest)
         elif name in module.imports:
@@ -220,129 +207,6 @@ class Library:
         if known is None or (known.imports.get(name) == (module, name) and self.module(f"{module}.{name}")):
             return False
         return name in known.definitions or name in known.imports
-
-
-def taken_apart(name: str, source: str, package: bool = False) -> Module:
-    """A module from its source.
-
-    Raises:
-        SyntaxError: the source is no Python.
-    """
-    definitions: dict[str, list[ast.stmt]] = {}
-    imports: dict[str, tuple[str, str]] = {}
-    effects: list[ast.stmt] = []
-    tree = without_docstrings(ast.parse(source))
-    for statement in tree.body:
-        if isinstance(statement, (ast.Import, ast.ImportFrom)):
-            imports |= imported(statement, name, package)
-        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            definitions.setdefault(statement.name, []).append(statement)
-        elif isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)) and (
-            names := [n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-        ):
-            for each in names:
-                definitions.setdefault(each, []).append(statement)
-        elif isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.dump(statement.test):
-            continue  # never run
-        elif not isinstance(statement, ast.Pass):
-            effects.append(statement)
-            for node in ast.walk(statement):
-                if isinstance(node, (ast.Import, ast.ImportFrom)):
-                    imports |= imported(node, name, package)
-                elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    definitions.setdefault(node.id, []).append(statement)
-                elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                    definitions.setdefault(node.name, []).append(statement)
-    opened = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and called(node) == "files" and node.args)
-    packages = [call.args[0].value for call in opened if isinstance(call.args[0], ast.Constant)]
-    return Module(name, package, definitions, imports, effects, tuple(packages))
-
-
-def imported(statement: ast.Import | ast.ImportFrom, module: str, package: bool) -> dict[str, tuple[str, str]]:
-    """What each name that an import binds stands for."""
-    if isinstance(statement, ast.Import):
-        return {
-            alias.asname or alias.name.split(".")[0]: (alias.name if alias.asname else alias.name.split(".")[0], "")
-            for alias in statement.names
-        }
-    start = statement.module or ""
-    if statement.level:
-        parents = module.split(".")[: len(module.split(".")) - statement.level + package]
-        start = ".".join([*parents, *([start] if start else [])])
-    return {alias.asname or alias.name: (start, alias.name) for alias in statement.names}
-
-
-def local_imports(statement: ast.stmt, module: Module) -> dict[str, tuple[str, str]]:
-    """What is imported inside a definition."""
-    found: dict[str, tuple[str, str]] = {}
-    for node in ast.walk(statement):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            found |= imported(node, module.name, module.package)
-    return found
-
-
-def named(statement: ast.stmt) -> Iterator[tuple[ast.AST, list[str]]]:
-    """All nodes of a statement, with the parts of those that are names; a dotted name is one node."""
-    todo: list[ast.AST] = [statement]
-    while todo:
-        node = todo.pop()
-        chain = dotted(node)
-        yield node, chain
-        todo.extend(() if chain else ast.iter_child_nodes(node))
-
-
-def dotted(node: ast.AST) -> list[str]:
-    """The parts of a name, dotted or not; of anything else none."""
-    parts: list[str] = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    return [node.id, *reversed(parts)] if isinstance(node, ast.Name) else []
-
-
-def called(call: ast.Call) -> str:
-    """Name of what is called, without what stands before it."""
-    return getattr(call.func, "attr", getattr(call.func, "id", ""))
-
-
-def opens_data(statement: ast.stmt, constant: ast.Constant) -> bool:
-    """Whether a string is a package whose data files are opened, not code that is run."""
-    calls = (node for node in ast.walk(statement) if isinstance(node, ast.Call) and called(node) == "files")
-    return any(constant in call.args for call in calls)
-
-
-def written_start(name: ast.expr) -> str:
-    """How the name of a module that is put together begins, as far as it is written out; else nothing matches."""
-    first = name.values[0] if isinstance(name, ast.JoinedStr) and name.values else name
-    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else "\0"
-
-
-def file_patterns(statement: ast.stmt) -> Iterator[str]:
-    """Names of data files in a statement, with a star for what is put in when it runs."""
-    for node in ast.walk(statement):
-        if isinstance(node, ast.JoinedStr):
-            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values)
-        else:
-            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-        if text.endswith(DATA) and "\n" not in text:
-            yield text.rpartition("/")[2]
-
-
-def is_docstring(statement: ast.stmt) -> bool:
-    """Whether a statement is a string and nothing else."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
-
-
-def without_docstrings(tree: ast.Module) -> ast.Module:
-    """The same code without strings that stand alone; a body that was nothing else passes."""
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            node.body = [s for s in node.body if not is_docstring(s)] or [ast.Pass()]
-    return tree
 
 
 @functools.cache

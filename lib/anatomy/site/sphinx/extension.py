@@ -1,6 +1,7 @@
 """The Sphinx extension of the book: what it takes to read, rerun and cite it.
 
-- the execution cache knows the library: an edit in `lib/` runs the chapters again;
+- pages whose cells, library code or data have changed are executed first, several at a time;
+- styles and scripts that travel in executed cells are put in as they are now;
 - every page carries citation data, and a box where `{cite-chapter}` stands;
 - executed notebooks to download, `claims.json`, and citation files lie in the built site;
 - MathJax is served from the site; launch buttons appear once CITATION.cff names a repository.
@@ -30,7 +31,8 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 from anatomy import __version__
-from anatomy.site import citation, notebooks
+from anatomy.claims.html import refreshed
+from anatomy.site.sphinx import citation, execution, notebooks
 
 MATHJAX = "mathjax/tex-mml-chtml.js"
 MATHJAX_FONTS = "mathjax/output/chtml/fonts/woff-v2"
@@ -38,10 +40,10 @@ NEVER_USED = ("thebe",)  # scripts that the theme loads on every page and this b
 
 
 def library_digest(root: Path) -> str:
-    """A hash of everything that the numbers on the pages depend on, besides the pages themselves."""
+    """A hash of all files of the library, which travels with the notebooks and stands in the reference."""
     digest = hashlib.sha256()
-    library = (path for path in (root / "lib").rglob("*") if path.suffix in (".py", ".toml", ".css", ".js"))
-    for path in sorted([*library, root / "requirements.lock"]):
+    files = (path for path in (root / "lib").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    for path in sorted(files):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -49,13 +51,8 @@ def library_digest(root: Path) -> str:
 def configure(app: Sphinx, config: Config) -> None:
     """Fill in what follows from the library and from CITATION.cff."""
     root = Path(app.srcdir)
-    digest = library_digest(root)
-    caches = Path(app.outdir).parent / ".jupyter_cache"
-    for old in caches.glob("*"):
-        if old.name != digest:
-            shutil.rmtree(old)
-    config.nb_execution_cache_path = str(caches / digest)
-    config.anatomy_library = digest
+    config.nb_execution_cache_path = str(execution.cache_path(root))
+    config.anatomy_library = library_digest(root)
     config.anatomy_citation = (root / "CITATION.cff").read_text("utf-8")
     config.mathjax_path = MATHJAX
     config.html_css_files = [*config.html_css_files, "anatomy.css"]
@@ -70,6 +67,14 @@ def configure(app: Sphinx, config: Config) -> None:
             "use_issues_button": True,
             "launch_buttons": {"binderhub_url": "https://mybinder.org", "notebook_interface": "jupyterlab"},
         }
+
+
+def execute_pages(app: Sphinx, config: Config) -> None:
+    """Execute what has changed: of all pages, or of the one that is built alone."""
+    root, alone = Path(app.srcdir), Path(config.root_doc).name
+    known = execution.pages(root)
+    if names := list(known) if alone == "index" else [name for name in known if name == alone]:
+        execution.execute(root, names)
 
 
 def chapter_of(env: BuildEnvironment, name: str) -> citation.Chapter | None:
@@ -93,6 +98,10 @@ def executed_notebook(app: Sphinx, name: str) -> nbformat.NotebookNode:
     notebook = nbformat.read(executed_path(app, name), 4)
     with suppress(KeyError):
         notebook = get_cache(app.config.nb_execution_cache_path).merge_match_into_notebook(notebook)[1]
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if html := output.get("data", {}).get("text/html"):
+                output.data["text/html"] = refreshed(html)
     return notebook
 
 
@@ -110,6 +119,7 @@ def complete_page(app: Sphinx, name: str, template: str, context: dict[str, Any]
     ]
     if doctree is None:
         return
+    context["body"] = refreshed(context["body"])
     context["metatags"] = context.get("metatags", "") + citation.head(book_of(app.env), chapter_of(app.env, name))
     if name in executed(app):
         context["ipynb_source"] = f"{name}.ipynb"
@@ -199,7 +209,7 @@ def pages_that_list_others(app: Sphinx, env: BuildEnvironment) -> list[str]:
 
 def finish(app: Sphinx, failure: Exception | None) -> None:
     """Write what lies beside the pages."""
-    if failure is not None or app.builder.format != "html":
+    if failure is not None or app.builder.format != "html" or app.config.root_doc != "book/index":
         return
     out, root, book = Path(app.outdir), Path(app.srcdir), book_of(app.env)
     made = library_products(root, out.parent / "library" / app.config.anatomy_library)
@@ -349,6 +359,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("cite-book", CiteBook)
     app.add_directive("execution-table", ExecutionTable)
     app.connect("config-inited", configure, priority=100)
+    app.connect("config-inited", execute_pages, priority=950)  # once the table of contents has named its root
     app.connect("autodoc-process-docstring", document_spec)
     app.connect("autodoc-process-docstring", escape_shapes, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", hide_spec_signature)
