@@ -11,7 +11,7 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/_build/programs
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.2
 
-.PHONY: book page check test models lab bench lint lock clean
+.PHONY: book page check test models clean-models lab bench lint lock clean
 .DEFAULT_GOAL := book
 
 # The environment is complete only when its stamp is newer than what it was made from.
@@ -45,7 +45,9 @@ test: book  ## every test, the built site included
 
 models: $(VENV)/ready  ## the small models; each is trained once and goes on after a kill
 	$(BIN)/python -m anatomy.train.recipes
-	$(BIN)/python -m anatomy.train.vision
+
+clean-models: $(VENV)/ready  ## removes the cached small models, those of older code too
+	$(BIN)/python -m anatomy.train.recipes --clean
 
 lab: $(VENV)/ready  ## JupyterLab; a chapter opens as a notebook with a double click
 	$(BIN)/jupytext-config --settings-file $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json set-default-viewer markdown

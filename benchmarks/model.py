@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from anatomy.decode import select_dispatch
+from anatomy.memo import cache_directory
 from anatomy.model import Weights, empty_cache, forward, init, moe, unstack
 from anatomy.model.mixtral import save
-from anatomy.train import checkpoint, killed, loop, recipes
-from anatomy.train.cache import cache_directory
-from anatomy.train.loop import State, Training
+from anatomy.train import crash_test, loop, recipes
+from anatomy.train.data.sources import DATA
+from anatomy.train.loop import Batch, State, Training, checkpoint
 from anatomy.validate import compiled
 from support.mixtral_peer import Unavailable, peer_python
 
@@ -57,14 +58,14 @@ class Ours:
         self.weights, self.optimizer = jax.tree.map(jnp.array, (state.weights, state.optimizer))  # they are given away
         self.history = state.history
         start = time.perf_counter()
-        self.gradients = loop.gradients.lower(CONFIG, training, self.weights, rows).compile()
+        self.gradients = loop.gradients.lower(CONFIG, training, self.weights, Batch(rows)).compile()
         self.update = loop.update.lower(training, self.weights, self.optimizer, self.weights).compile()
         self.compile_seconds = time.perf_counter() - start
 
     def step(self, rows: np.ndarray) -> dict[str, float]:
         """One step, timed from the tokens to the new weights."""
         start = time.perf_counter()
-        gradient, measured = self.gradients(self.weights, rows)
+        gradient, measured = self.gradients(self.weights, Batch(rows))
         self.weights, self.optimizer, _ = jax.block_until_ready(self.update(self.weights, self.optimizer, gradient))
         return {"seconds": time.perf_counter() - start} | {n: float(measured[n]) for n in ("loss", "dropped")}
 
@@ -126,7 +127,7 @@ def side_by_side(ours: dict[str, Ours], weights: Weights, data: loop.Data) -> di
 
 def speed() -> Iterator[tuple[str, dict[str, Any]]]:
     """Tokens a second against transformers and against the peak; compilation; checkpoints."""
-    data = recipes.DATA["mixture"]()
+    data = DATA["mixture"]()
     rows, _ = data.rows(0, TRAINING.batch)
     trained = trained_target()
     weights = init(CONFIG, jax.random.key(TRAINING.seed)) if trained is None else trained
@@ -201,8 +202,8 @@ def dispatches(weights: Weights, data: loop.Data, rounds: int = 5) -> dict[str, 
             if kind == "training":
                 if name in ("one_by_one", "in_buckets", "in_tiles"):
                     continue  # their loops over experts are made for unstacked weights, or have no gradients
-                how = dataclasses.replace(TRAINING, dispatch=name)
-                programs[name] = (loop.gradients.lower(CONFIG, how, weights, rows).compile(), (weights, rows))
+                how, batch = dataclasses.replace(TRAINING, dispatch=name), Batch(rows)
+                programs[name] = (loop.gradients.lower(CONFIG, how, weights, batch).compile(), (weights, batch))
             else:
                 read = jax.jit(lambda w, t, c, dispatch=dispatch: forward(CONFIG, w, t, c, dispatch).logits)
                 programs[name] = (read, (separate, tokens, empty_cache(CONFIG, sequences)))
@@ -222,15 +223,15 @@ def dispatches(weights: Weights, data: loop.Data, rounds: int = 5) -> dict[str, 
 
 
 def kill_resume_difference(kills: int = 3) -> dict[str, Any]:
-    """Values in the last checkpoint of a run that was killed at random steps, of which a bit is another."""
+    """Values in the end of a run that was killed at random steps, of which a bit is another."""
     steps = np.sort(np.random.default_rng().choice(np.arange(1, 50), kills, replace=False))
     with tempfile.TemporaryDirectory() as scratch:
         never, again = Path(scratch) / "never", Path(scratch) / "killed"
-        killed.run(never)
-        left = killed.run(again, steps.tolist())
-        one, other = killed.newest(never), killed.newest(again)
+        crash_test.run(never)
+        left = crash_test.run(again, steps.tolist())
+        one, other = crash_test.result(never), crash_test.result(again)
     of = sum(array.size for array in one.values())
-    return {"value": killed.differing(one, other), "unit": "values", "of": of, "killed_after_steps": left}
+    return {"value": crash_test.differing(one, other), "unit": "values", "of": of, "killed_after_steps": left}
 
 
 def models_total() -> dict[str, Any]:

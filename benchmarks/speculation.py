@@ -34,8 +34,9 @@ from anatomy.model import Config, Weights, unstack
 from anatomy.model.enlarge import enlarge
 from anatomy.model.mixtral import save
 from anatomy.specs.base import register
-from anatomy.train import recipes, tokens
-from anatomy.train.data import VOCABULARY
+from anatomy.train import recipes
+from anatomy.train.data import tokens
+from anatomy.train.data.sources import VOCABULARY
 from jaxtyping import Array, Int
 from support.enumeration import SETTINGS, TREES, error
 from support.mixtral_peer import Unavailable, peer_python

@@ -5,9 +5,8 @@ from typing import Any
 
 from anatomy.claims.checks.vision.loading import encoder_speed, speed
 from anatomy.claims.record import printed
-from anatomy.train import image_loader
+from anatomy.train import image_loader, recipes
 from anatomy.train.vision import reading
-from anatomy.train.vision import recipes as seers
 
 
 def loading() -> dict[str, Any]:
@@ -45,5 +44,5 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "image_loader", loading()
     found = reading.results()
     yield "vision_accuracy", accuracy(found)
-    seconds = {name: seers.seconds(name) for name in seers.RECIPES}
+    seconds = {name: recipes.seconds(name) for name in recipes.VISION}
     yield "vision_training", {"value": sum(seconds.values()), "unit": "seconds", **seconds}

@@ -6,6 +6,7 @@ from anatomy.claims import Evidence, Verdict, claims
 from anatomy.claims.checks import dataset
 from anatomy.claims.ledger.registry import check_of
 from anatomy.train import recipes, sweeps
+from anatomy.train.data.sources import DATA
 
 LOSSES = {"experts_16_0": 4.0, "experts_16_1": 4.1, "experts_16_2": 4.2, "ramp": 4.25, "batch_4": 3.9}
 LOSSES |= {"epochs_2": 4.15, "epochs_4": 4.35, "epochs_16": 6.1, "target": 3.5, "context": 3.75}
@@ -42,7 +43,7 @@ def test_the_fullest_expert_is_that_of_all_last_steps_together(measured):
 
 def test_sizes_are_those_of_the_recipes():
     assert dataset.steps_of("ramp") == len(recipes.RECIPES["ramp"].training.batches())
-    unique = len(recipes.DATA["epochs_4"]().numbers) * recipes.SMALL.context
+    unique = len(DATA["epochs_4"]().numbers) * recipes.SMALL.context
     each = float(recipes.SMALL.architecture.parameters.total) / unique
     assert dataset.parameters_per_unique_token(4) == pytest.approx(each)
     assert dataset.parameters_per_unique_token(16) == pytest.approx(4 * each)

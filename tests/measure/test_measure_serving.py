@@ -12,7 +12,7 @@ from anatomy.cost.inference.step_costs import Table
 from anatomy.decode import PlainDecoder, ServedModel
 from anatomy.measure import serving
 from anatomy.model import Config, init
-from anatomy.train.data import LENGTH, VOCABULARY
+from anatomy.train.data.sources import LENGTH, VOCABULARY
 
 FEW = 10
 

@@ -316,3 +316,9 @@ def test_replace_reaches_into_the_attention():
     changed = gpt4.replace(kv_heads=4.0, layers=60.0)
     assert (changed.attention.kv_heads, changed.attention.heads, changed.layers) == (4, 112, 60)
     assert (gpt4.attention.kv_heads, gpt4.layers) == (112, 120)
+
+
+@pytest.mark.parametrize("attended", [-1.0, float("nan"), "many"])
+def test_a_wrong_number_of_attended_tokens_is_told_by_its_own_name(attended):
+    with pytest.raises((TypeError, ValueError), match=r"flop_per_token.attended is .*; allowed: a number at least 0"):
+        architecture("gpt4").flop_per_token(attended)

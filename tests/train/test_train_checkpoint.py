@@ -10,9 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from anatomy.model import Config, init
-from anatomy.train import checkpoint
-from anatomy.train.loop import State, Training, fresh
+from anatomy.train.loop import State, Training, checkpoint, fresh
 from hypothesis import given, settings
+from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import save_file
 
 CONFIG = Config(vocabulary=32, layers=1, d_model=16, heads=2, kv_heads=1, head_dim=8, d_ff=8, experts=2, top_k=1)
@@ -75,7 +75,7 @@ def test_a_flipped_bit_is_refused(tmp_path_factory, state, place, bit):
 
 def test_foreign_files_are_refused_with_the_reason(tmp_path, state):
     path = checkpoint.save(tmp_path, 1, state, "mine")
-    with pytest.raises(ValueError, match=r"was made by 'mine'; allowed: 'yours'"):
+    with pytest.raises(checkpoint.ForeignError, match=r"was made by 'mine'; allowed: 'yours'; .*another directory"):
         checkpoint.load(path, state, "yours")
     foreign = tmp_path / "step-00000009.safetensors"
     save_file({"x": np.zeros(3)}, foreign)
@@ -88,10 +88,57 @@ def test_foreign_files_are_refused_with_the_reason(tmp_path, state):
         assert checkpoint.latest(tmp_path, state, "mine")[0] == 1
 
 
+def test_what_another_training_wrote_is_neither_passed_over_nor_removed(tmp_path, state):
+    """Whatever is written or has ended beside it: a maker's files are its own."""
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, state, "theirs")
+    theirs = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(checkpoint.ForeignError, match="belongs to another training: name another directory than"):
+        checkpoint.latest(tmp_path, state, "mine")
+    for step in (4, 5, 6, 7):
+        checkpoint.save(tmp_path, step, state, "mine")
+    checkpoint.finish(tmp_path, 8, state, "mine")
+    assert {path: path.read_bytes() for path in checkpoint.newest_first(tmp_path)} == theirs
+    with pytest.raises(checkpoint.ForeignError, match=r"final.safetensors was made by 'mine'; allowed: 'theirs'"):
+        checkpoint.final(tmp_path, state, "theirs")
+
+
+def test_what_has_ended_takes_the_place_of_its_checkpoints(tmp_path, state):
+    assert checkpoint.final(tmp_path, state, "mine") is None
+    for step in (3, 4):
+        checkpoint.save(tmp_path, step, state, "mine")
+    checkpoint.finish(tmp_path, 5, state.weights, "mine")
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FINAL]
+    checkpoint.save(tmp_path, 4, state, "mine")  # as a kill between the two leaves it
+    shapes = jax.eval_shape(lambda: state.weights)
+    assert same(checkpoint.final(tmp_path, shapes, "mine"), state.weights)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FINAL]
+
+
+@given(
+    arrays(st.sampled_from([np.float32, np.float64, np.int32, np.bool_]), array_shapes(min_dims=0, min_side=0)),
+)
+def test_what_is_compressed_comes_back(values):
+    again = checkpoint.expanded(checkpoint.compressed(values), str(values.dtype), values.shape)
+    assert (again.dtype, again.shape, again.tobytes()) == (values.dtype, values.shape, values.tobytes())
+
+
+def test_an_end_is_smaller_by_a_seventh(tmp_path):
+    weights = {"a": np.random.default_rng(0).normal(0, 0.05, 10**6).astype(np.float32)}
+    assert checkpoint.finish(tmp_path, 1, weights, "mine").stat().st_size < 0.87 * weights["a"].nbytes
+
+
+def test_an_end_that_is_damaged_costs_its_steps(tmp_path, state):
+    path = checkpoint.finish(tmp_path, 5, state, "mine")
+    path.write_bytes(path.read_bytes()[:-1])
+    checkpoint.save(tmp_path, 4, state, "mine")
+    with pytest.warns(UserWarning, match="checkpoint not used: final.safetensors cannot be read"):
+        assert checkpoint.final(tmp_path, state, "mine") is None
+    assert checkpoint.latest(tmp_path, state, "mine")[0] == 4
+
+
 def test_later_files_that_cannot_be_used_do_not_cost_what_is_written(tmp_path, state):
-    for step in (6, 7):  # of another maker
-        save_file({"x": np.zeros(3)}, tmp_path / f"step-0000000{step}.safetensors")
-    for step in (8, 9):
+    for step in (6, 7, 8, 9):
         path = checkpoint.save(tmp_path, step, state, "mine")
         path.write_bytes(path.read_bytes()[:-1])
     for step in (1, 2, 3):
@@ -102,22 +149,23 @@ def test_later_files_that_cannot_be_used_do_not_cost_what_is_written(tmp_path, s
     assert [path.name for path in mine] == ["step-00000003.safetensors", "step-00000002.safetensors"]
 
 
-def test_a_foreign_file_of_a_type_that_numpy_lacks_is_refused(tmp_path, state):
+def test_a_file_of_a_type_that_numpy_lacks_is_refused(tmp_path, state):
     checkpoint.save(tmp_path, 1, state, "mine")
-    eights = np.zeros(3, ml_dtypes.float8_e4m3fn)
-    for metadata, reason in (({}, "was made by None"), ({"maker": "mine"}, "cannot be read: .*float8_e4m3fn")):
-        foreign = tmp_path / "step-00000009.safetensors"
-        save_file({"x": eights}, foreign, metadata)
-        with pytest.warns(UserWarning, match=f"step-00000009.safetensors {reason}"):
-            assert checkpoint.latest(tmp_path, state, "mine")[0] == 1
+    foreign = tmp_path / "step-00000009.safetensors"
+    save_file({"x": np.zeros(3, ml_dtypes.float8_e4m3fn)}, foreign)
+    with pytest.raises(checkpoint.ForeignError, match=r"step-00000009.safetensors was made by None"):
+        checkpoint.latest(tmp_path, state, "mine")
+    save_file({"x": np.zeros(3, ml_dtypes.float8_e4m3fn)}, foreign, {"maker": "mine"})
+    with pytest.warns(UserWarning, match=r"step-00000009.safetensors cannot be read: .*float8_e4m3fn"):
+        assert checkpoint.latest(tmp_path, state, "mine")[0] == 1
 
 
 @pytest.mark.parametrize("step", [None, "-4", "8", "9.0", "nine"])
 def test_a_file_whose_step_is_not_that_of_its_name_is_refused(tmp_path, state, step):
     checkpoint.save(tmp_path, 1, state, "mine")
-    arrays = checkpoint.named(state)
-    metadata = {"maker": "mine", "sha256": checkpoint.digest(arrays)} | ({} if step is None else {"step": step})
-    save_file(arrays, tmp_path / "step-00000009.safetensors", metadata)
+    named = checkpoint.named(state)
+    metadata = {"maker": "mine", "sha256": checkpoint.digest(named)} | ({} if step is None else {"step": step})
+    save_file(named, tmp_path / "step-00000009.safetensors", metadata)
     with pytest.warns(UserWarning, match=f"step-00000009.safetensors holds step {step!r}; allowed: the step of its"):
         assert checkpoint.latest(tmp_path, state, "mine")[0] == 1
 

@@ -5,7 +5,7 @@ import dataclasses
 import re
 
 import pytest
-from anatomy.train.corpus import (
+from anatomy.train.data.corpus import (
     CORPORA,
     HELD_OUT_EVERY,
     KING_JAMES,

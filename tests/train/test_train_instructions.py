@@ -5,9 +5,9 @@ import re
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from anatomy.train import instructions as ins
-from anatomy.train.corpus import CORPORA, SPLITS, documents
-from anatomy.train.tokens import train_tokenizer
+from anatomy.train.data import instructions as ins
+from anatomy.train.data.corpus import CORPORA, SPLITS, documents
+from anatomy.train.data.tokens import train_tokenizer
 from hypothesis import given
 
 TOKENIZER = train_tokenizer([text for corpus in CORPORA.values() for _, text in documents(corpus, "train")[:20]], 400)
@@ -95,7 +95,9 @@ def test_impossible_draws_are_refused(arguments, text):
 def test_rows_hold_the_pair_and_the_mask_its_answer():
     count = len(DATA.pairs)
     tokens, kinds = DATA.rows(0, count)
-    masks = DATA.masks(0, count)
+    masks, inputs = DATA.loss_mask(0, count), DATA.padding_mask(0, count)
+    # Input is what comes before something that counts: nothing behind the last of these.
+    np.testing.assert_array_equal(inputs, np.cumsum(masks[:, ::-1], axis=1)[:, ::-1] > 0)
     assert (tokens.dtype, kinds.dtype, masks.dtype) == (np.int32, np.int32, np.float32)
     assert tokens.shape == (count, 65) and masks.shape == (count, 64) and set(np.unique(masks)) == {0, 1}
     found = []
@@ -117,12 +119,12 @@ def test_rows_hold_the_pair_and_the_mask_its_answer():
 def test_any_parts_make_up_the_whole(start, first, second):
     again = ins.Instructions(DATA.pairs, TOKENIZER, length=64, seed=3)
     for whole, part in zip(
-        [*DATA.rows(start, first + second), DATA.masks(start, first + second)],
+        [*DATA.rows(start, first + second), DATA.loss_mask(start, first + second)],
         [
             np.concatenate([a, b])
             for a, b in zip(
-                [*again.rows(start, first), again.masks(start, first)],
-                [*again.rows(start + first, second), again.masks(start + first, second)],
+                [*again.rows(start, first), again.loss_mask(start, first)],
+                [*again.rows(start + first, second), again.loss_mask(start + first, second)],
                 strict=True,
             )
         ],
@@ -171,7 +173,7 @@ def test_accuracy_by_kind():
         (lambda: ins.Instructions(DATA.pairs, TOKENIZER, 0), "Instructions.length is 0"),
         (lambda: ins.Instructions(DATA.pairs, TOKENIZER, 64, seed=-1), "Instructions.seed is -1"),
         (lambda: DATA.rows(-1, 2), "Instructions.start is -1"),
-        (lambda: DATA.masks(0, -2), "Instructions.count is -2"),
+        (lambda: DATA.loss_mask(0, -2), "Instructions.count is -2"),
     ],
 )
 def test_bad_input_is_refused(call, text):
@@ -184,6 +186,6 @@ def test_a_row_too_short_for_a_pair_says_how_long_it_must_be():
         ins.Instructions(DATA.pairs, TOKENIZER, 10)
     longest = int(re.search(r"at least (\d+)", str(error.value))[1])
     fits = ins.Instructions(DATA.pairs, TOKENIZER, longest)
-    assert (fits.masks(0, len(DATA.pairs))[:, -1] == 1).sum() >= 1  # the longest pair fills its row
+    assert (fits.loss_mask(0, len(DATA.pairs))[:, -1] == 1).sum() >= 1  # the longest pair fills its row
     with pytest.raises(ValueError, match="allowed: at least"):
         ins.Instructions(DATA.pairs, TOKENIZER, longest - 1)

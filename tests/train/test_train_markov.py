@@ -6,7 +6,7 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from anatomy.train.markov import Markov, cumulative, random_markov
+from anatomy.train.data.markov import Markov, cumulative, random_markov
 from hypothesis import given
 from scipy.special import entr
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from anatomy.model import Config
 from anatomy.train import loop
-from anatomy.train.loop import Training
+from anatomy.train.loop import Training, steps
 from anatomy.train.noise import Estimate, critical_batch, estimate
 from hypothesis import given
 
@@ -114,15 +114,15 @@ def test_what_a_training_keeps_is_what_the_estimate_asks_for(monkeypatch):
     """The mean square of its units' gradients, beside their mean."""
     each = np.random.default_rng(3).standard_normal((3, 50))
 
-    def one(config, training, weights, rows, mask, law):
-        gradient = each[rows[0, 0]]
+    def one(config, training, weights, batch):
+        gradient = each[batch.rows[0, 0]]
         return {"all": gradient}, {"square": (gradient**2).sum()}
 
     class Numbered:
         def rows(self, start, count):
             return np.full((count, 1), start // count), np.zeros(count)
 
-    monkeypatch.setattr(loop, "gradients", one)
+    monkeypatch.setattr(steps, "gradients", one)
     training = Training(steps=1, batch=6, micro_batch=2)
     whole, measured = loop.accumulate(Config(), training, None, Numbered(), 0, 6)
     found = estimate(measured["square"], np.linalg.norm(whole["all"]), training.unit, 6)

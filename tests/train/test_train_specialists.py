@@ -1,15 +1,17 @@
 """What a choice tells about a label: closed forms, chance taken off, and a router whose rule is known."""
 
 import dataclasses
+from functools import partial
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from anatomy.model.moe.routing import by_hash
-from anatomy.train import corpus, recipes, specialists, tokens
-from anatomy.train.data import VOCABULARY
+from anatomy.train import specialists
+from anatomy.train.data import corpus, sources, tokens
+from anatomy.train.data.sources import VOCABULARY
 from anatomy.train.loop import Training
-from anatomy.train.recipes import GPT, Recipe
+from anatomy.train.recipes import GPT, Recipe, registry
 from anatomy.train.specialists import information, told
 from hypothesis import given, settings
 
@@ -74,8 +76,8 @@ def test_a_hash_tells_which_token_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("ANATOMY_CACHE", str(tmp_path))
     config = dataclasses.replace(GPT, router="hash", layers=1, d_model=16, heads=1, head_dim=8, d_ff=8, context=64)
     recipe = Recipe(about="Hash.", config=config, training=Training(steps=1, batch=1), data="short")
-    monkeypatch.setattr(recipes, "RECIPES", {"hash": recipe})
-    monkeypatch.setattr(recipes, "DATA", {"short": lambda: tokens.mixture(tokens.tokenizer(VOCABULARY), 64)})
+    monkeypatch.setattr(registry, "RECIPES", {"hash": recipe})
+    monkeypatch.setitem(sources.DATA, "short", partial(sources.mixture, 64))
     found = specialists.told_by("hash")
     assert set(found) == {"domain", "token", "token before", "place in the row"}
     bpe = tokens.tokenizer(VOCABULARY)

@@ -1,13 +1,17 @@
 """Statistics of sweeps: errors against draws of known spread, loads against counts."""
 
+from functools import partial
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from anatomy.cost.routing import experts_touched
 from anatomy.model import Config
 from anatomy.train import recipes, sweeps
+from anatomy.train.data import sources
+from anatomy.train.data.markov import random_markov
 from anatomy.train.loop import Training
-from anatomy.train.recipes import Recipe
+from anatomy.train.recipes import Recipe, registry
 from anatomy.train.sweeps import by_seed, difference, effective_experts, mean, slope, touched
 from hypothesis import given
 
@@ -96,20 +100,18 @@ def kitchen(tmp_path, monkeypatch):
         vocabulary=16, layers=1, d_model=16, heads=1, kv_heads=1, head_dim=8, d_ff=16, experts=4, context=16
     )
 
-    class Source:
-        def rows(self, first, count):
-            # Each row counts up, from anywhere: easy to learn.
-            return (np.arange(first, first + count)[:, None] + np.arange(17)) % 16, np.zeros(count, int)
+    # Two symbols may follow a pair: easy to learn.
+    counts_up = partial(random_markov, 16, successors=2)
 
     def recipe(seed, start=None):
         training = Training(steps=45, batch=4, warm_up=5, learning_rate=1e-2, seed=seed)
         return Recipe(about="Small.", config=config, training=training, data="up", start=start)
 
     made = {"small_0": recipe(0), "small_1": recipe(1), "tuned": recipe(0, "small_0")}
-    monkeypatch.setattr(recipes, "RECIPES", made)
+    monkeypatch.setattr(registry, "RECIPES", made)
     monkeypatch.setattr(recipes, "SEEDS", (0, 1))
-    for module in (recipes, sweeps):
-        monkeypatch.setattr(module, "DATA", {"up": Source, sweeps.TUNED_ON: Source})
+    for name in ("up", sweeps.TUNED_ON):
+        monkeypatch.setitem(sources.DATA, name, counts_up)
 
 
 def test_quantities_of_trainings(kitchen):

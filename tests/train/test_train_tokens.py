@@ -6,9 +6,8 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from anatomy.train import cache
-from anatomy.train import tokens as t
-from anatomy.train.corpus import CORPORA, documents
+from anatomy.train.data import tokens as t
+from anatomy.train.data.corpus import CORPORA, documents
 from hypothesis import assume, given
 
 TEXTS = [text for corpus in CORPORA.values() for _, text in documents(corpus, "train")[:40]]
@@ -71,30 +70,6 @@ def directory(tmp_path, monkeypatch):
 
 def files(directory):
     return sorted(path for path in directory.rglob("*") if path.is_file())
-
-
-def test_the_cache_is_where_the_user_says(directory, monkeypatch, tmp_path):
-    assert cache.cache_directory() == directory and directory.is_dir()
-    monkeypatch.delenv("ANATOMY_CACHE")
-    monkeypatch.setenv("HOME", str(tmp_path / "someone"))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "someone"))
-    assert cache.cache_directory() == tmp_path / "someone" / ".cache" / "anatomy"
-
-
-def test_a_write_is_whole_or_not_at_all(directory, monkeypatch):
-    path = directory / "deep" / "file"
-    cache.write_atomically(path, b"old")
-
-    def fail(*_):
-        raise OSError("the disk is full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cache.os, "fsync", fail)
-        with pytest.raises(OSError, match="full"):
-            cache.write_atomically(path, b"new")
-    assert files(directory) == [path] and path.read_bytes() == b"old"
-    cache.write_atomically(path, b"new")
-    assert files(directory) == [path] and path.read_bytes() == b"new"
 
 
 def test_a_cached_tokenizer_is_read_again(directory, monkeypatch):

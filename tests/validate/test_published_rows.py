@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from importlib.resources import files
 from unittest import mock
 
 import hypothesis.strategies as st
@@ -10,7 +11,7 @@ from anatomy.__main__ import main
 from anatomy.cost import legality
 from anatomy.cost.efficiency import efficiency
 from anatomy.specs import catalogue
-from anatomy.validate import compare, mean_error, read
+from anatomy.validate import compare, mean_error, published, read
 from anatomy.validate.published import MEASURES, NEEDED
 from hypothesis import given, settings
 from support import rows
@@ -69,8 +70,8 @@ BAD = [
     (("architecture",), "gpt3", "nearest: gpt3_175b"),
     (("architecture",), 7, "architecture is 7; allowed: a table"),
     (("architecture", "layers"), ..., "architecture.layers missing"),
-    (("architecture", "d_model"), -4096, "architecture.d_model is -4096; allowed: a number above 0"),
-    (("architecture", "layers"), 1.5, "Architecture.layers is 1.5; allowed: a whole number"),
+    (("architecture", "d_model"), -4096, "architecture.d_model is -4096; allowed: a whole number above 0"),
+    (("architecture", "layers"), 1.5, "architecture.layers is 1.5; allowed: a whole number"),
     (("architecture", "kv_heads"), 5, "Attention.kv_heads is 5; allowed: a divisor of heads"),
     (("architecture", "kv_head"), 8, "architecture.kv_head is not a field; nearest: kv_heads"),
     (("architecture", "heads"), 33, "Attention.head_dim is"),
@@ -122,7 +123,7 @@ BAD = [
     (("published", "mfu"), math.nan, "published.mfu is nan; allowed: a number above 0"),
     (("published", "mfu"), "45 %", "published.mfu is '45 %'; allowed: a number above 0"),
     (("network",), 1e-320, "nan; allowed: a number"),
-    (("architecture", "vocabulary"), 1e299, "bytes a chip by the memory model; allowed: at most"),
+    (("architecture", "vocabulary"), 1e299, "architecture.vocabulary is 1e+299; allowed: a whole number above 0"),
     *((((name,), ..., f"{name} missing; a run needs {', '.join(NEEDED)}")) for name in NEEDED),
 ]
 
@@ -185,7 +186,7 @@ def tables_with(key: str, entry: dict):
 
 
 def test_constants_of_a_neighbour_are_said(tmp_path, capsys):
-    assert main(["validate", write(tmp_path / "runs.toml", GOOD, {**GOOD, "chip": "b200"})]) == 0
+    assert main(["validate", write(tmp_path / "runs.toml", GOOD, {**GOOD, "name": "other", "chip": "b200"})]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "constants of hopper" in lines[2] and "constants" not in lines[1]
 
@@ -193,7 +194,8 @@ def test_constants_of_a_neighbour_are_said(tmp_path, capsys):
 def test_an_unknown_generation_does_not_stop_the_others(tmp_path):
     entry = {**catalogue.entry("chips", "a100_sxm_80gb"), "generation": "future"}
     with mock.patch.object(catalogue, "table", tables_with("new_chip", entry)):
-        runs, refused = read(write(tmp_path / "runs.toml", GOOD, changed(("chip",), "new_chip"), GOOD))
+        rows = GOOD, changed(("chip",), "new_chip"), {**GOOD, "name": "other"}
+        runs, refused = read(write(tmp_path / "runs.toml", *rows))
         assert len(compare(runs)) == 2
     assert "of generation 'future'; allowed: ampere" in refused[0].reason
 
@@ -217,9 +219,10 @@ def test_a_number_that_python_does_not_print(tmp_path):
 
 
 def test_two_runs_of_one_name_are_two_runs(tmp_path):
-    twice = [{**GOOD, "published": {"mfu": mfu}} for mfu in (0.45, 0.45, 0.9)]
-    twice[2]["name"] = "other"
-    runs, _ = read(write(tmp_path / "runs.toml", *twice))
+    numbers = {"first": 0.45, "second": 0.45, "other": 0.9}
+    rows = [{**GOOD, "name": name, "published": {"mfu": mfu}} for name, mfu in numbers.items()]
+    runs, _ = read(write(tmp_path / "runs.toml", *rows))
+    runs[1] = dataclasses.replace(runs[1], name=runs[0].name)
     rows = compare(runs)
     assert mean_error(rows) == pytest.approx(sum(abs(row.error) for row in rows) / 3, rel=1e-12)
     assert mean_error(iter(rows)) == mean_error(rows)  # an iterator serves too
@@ -288,7 +291,8 @@ def test_by_name_and_by_numbers_are_the_same(tmp_path):
     numbers = {"layers": 80, "d_model": 8192, "heads": 64, "kv_heads": 8, "d_ff": 28672, "mlp_matrices": 3}
     numbers |= {"vocabulary": 32000, "tied_embeddings": False}
     plan = {**GOOD["plan"], "zero": 1}
-    rows = [{**GOOD, "architecture": value, "plan": plan} for value in ("llama2_70b", numbers)]
+    models = {"by name": "llama2_70b", "by numbers": numbers}
+    rows = [{**GOOD, "name": name, "architecture": value, "plan": plan} for name, value in models.items()]
     runs, _ = read(write(tmp_path / "runs.toml", *rows))
     by_name, by_numbers = (row.predicted for row in compare(runs))
     assert by_name == pytest.approx(by_numbers, rel=1e-12)
@@ -378,7 +382,7 @@ def test_all_good(tmp_path, capsys):
 def test_some_bad(tmp_path, capsys):
     assert main(["validate", write(tmp_path / "runs.toml", changed(("chips",), -1), GOOD)]) == 1
     shown = capsys.readouterr()
-    assert shown.err == "refused: bad: run.chips is -1; allowed: a whole number above 0\n"
+    assert shown.err == "refused: bad: run.chips is -1; allowed: a whole number above 0 and at most 1e+15\n"
     assert "good" in shown.out and "bad" not in shown.out
 
 
@@ -420,3 +424,28 @@ def test_a_command_is_needed(capsys):
     with pytest.raises(SystemExit) as exit_code:
         main([])
     assert exit_code.value.code == 2 and "validate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["layers", "d_model", "heads", "kv_heads", "head_dim", "d_ff", "vocabulary"])
+@pytest.mark.parametrize("value", [1e308, 1e16, 4096.5, float("inf")])
+def test_what_is_counted_is_a_whole_number_that_can_be(key, value):
+    architecture = {"layers": 32, "d_model": 4096, "heads": 32, "vocabulary": 32000} | {key: value}
+    words = rf"architecture.{key} is .*; allowed: a whole number above 0 and at most 1e\+15"
+    with pytest.raises(ValueError, match=words):
+        published.architecture_of(architecture, 2048.0)
+
+
+def test_a_name_that_an_earlier_row_has_is_refused(tmp_path):
+    whole = files("anatomy.validate").joinpath("runs.toml").read_text("utf-8")
+    rows = whole.split("\n[[run]]")[1:3]
+    file = tmp_path / "runs.toml"
+    file.write_text("".join(f"[[run]]{row}\n" for row in (*rows, rows[0])))
+    runs, refused = read(file)
+    assert len(runs) == 2 and len(refused) == 1 and refused[0].name == runs[0].name
+    assert refused[0].reason == f"run.name is {runs[0].name!r}, as that of row 1; allowed: a name of its own"
+
+
+@pytest.mark.parametrize("name", ["runs", "further", "serving", "serving_further"])
+def test_the_library_s_own_rows_have_names_of_their_own(name):
+    runs, _ = read(name)
+    assert len({run.name for run in runs}) == len(runs)

@@ -34,8 +34,9 @@ from anatomy.decode.sampling import AcceptanceRule
 from anatomy.measure.draft_quality import ALL, trained_model
 from anatomy.measure.speculation import FOUR, ROOM, Target, cached
 from anatomy.model import unstack
-from anatomy.train import instructions, recipes, tokens
-from anatomy.train.data import VOCABULARY
+from anatomy.train import recipes
+from anatomy.train.data import instructions, tokens
+from anatomy.train.data.sources import VOCABULARY
 
 RULES: dict[str, AcceptanceRule] = {
     "exact": exact,

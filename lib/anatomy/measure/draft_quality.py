@@ -26,8 +26,9 @@ from anatomy.decode.sampling import AcceptanceRule, acceptance
 from anatomy.measure.speculation import FOUR, ROOM, TARGETS, Target, cached, drafter
 from anatomy.model import Config, Weights, forward, unstack
 from anatomy.model.routing_statistics import chosen_experts
-from anatomy.train import recipes, tokens
-from anatomy.train.data import VOCABULARY
+from anatomy.train import recipes
+from anatomy.train.data import tokens
+from anatomy.train.data.sources import VOCABULARY
 
 CODE = "draft_quality"
 ALL = "all_experts"  # the dispatch that compiles fastest; what is counted does not depend on it

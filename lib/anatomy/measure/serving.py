@@ -17,9 +17,10 @@ from anatomy.cost.inference.queueing import Policy, simulate
 from anatomy.cost.inference.step_costs import Table, Work
 from anatomy.cost.inference.traffic import Requests, lognormal_lengths, poisson
 from anatomy.decode import Limits, PlainDecoder, Request, ServedModel, measure
-from anatomy.train import recipes, tokens
+from anatomy.train import recipes
 from anatomy.train.cache import answered
-from anatomy.train.data import LENGTH, VOCABULARY
+from anatomy.train.data import tokens
+from anatomy.train.data.sources import LENGTH, VOCABULARY
 
 SLOTS, CHUNK, COUNT = 16, 64, 100
 PROMPT, ANSWER = (40.0, 0.7, 96.0), (40.0, 1.0, 160.0)  # tokens: mean, spread, and where they are cut

@@ -38,9 +38,10 @@ from anatomy.decode import (
 )
 from anatomy.model import Config, Weights, empty_cache, unstack
 from anatomy.model.enlarge import enlarge
-from anatomy.train import recipes, tokens
+from anatomy.train import recipes
 from anatomy.train.cache import answered, code_hash
-from anatomy.train.data import VOCABULARY
+from anatomy.train.data import tokens
+from anatomy.train.data.sources import VOCABULARY
 
 ROOM = 128  # tokens of a sequence; then it begins again
 TARGETS = {  # recipes of a target and of the draft that it taught, sizes the target is enlarged to, and the dispatch

@@ -6,6 +6,7 @@ from typing import Literal
 from anatomy.specs import Architecture, Attention
 
 Router = Literal["top_k", "expert_choice", "hash"]
+MOST = 2**31 - 1  # of what is counted: XLA counts with 32 bits
 ROUTERS = ("top_k", "expert_choice", "hash")
 
 
@@ -58,8 +59,8 @@ class Config:
                 right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
                 self._refuse(not right, field.name, "a finite number above 0")
             else:
-                right = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-                self._refuse(not right, field.name, "a whole number at least 1")
+                right = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
+                self._refuse(not right, field.name, f"a whole number at least 1 and at most {MOST:,}")
         self._refuse(self.heads % self.kv_heads, "kv_heads", f"a divisor of heads ({self.heads})")
         self._refuse(self.head_dim % 2, "head_dim", "an even number")
         self._refuse(self.top_k > self.experts, "top_k", f"at most experts ({self.experts})")

@@ -27,7 +27,7 @@ from anatomy.model.attention import Attention, Rows, cached, causal, rotate
 from anatomy.model.config import Config
 from anatomy.model.moe.experts import Experts, fuse
 from anatomy.model.moe.experts import unstack as unstack_experts
-from anatomy.specs.base import is_concrete, register
+from anatomy.specs.base import check_types, is_concrete, register
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,7 @@ def init(config: Config, key: PRNGKeyArray) -> Weights:
     Matrices are normal with deviation 1 / sqrt(inputs), those that write to the residual stream smaller by
     sqrt(2 L), so that its size does not grow with depth (radford2019language, section 2.3).
     """
+    check_types("init", config=(config, Config))
     c = config
     width, narrow = c.heads * c.head_dim, c.kv_heads * c.head_dim
     shapes = {
@@ -251,6 +252,8 @@ def output(logits: Float[Array, "B S V"], routing: moe.Routing, cache: Rows | No
 
 def _check(config: Config, weights: Weights, tokens: Int[Array, "B S"], cache: Rows | None) -> None:
     """Refuse what `forward` cannot compute."""
+    check_types("forward", config=(config, Config), weights=(weights, Weights))
+    check_types("forward", tokens=(tokens, hasattr(tokens, "shape"), "an array of ids"))
     layers = len(weights.blocks) if isinstance(weights.blocks, tuple) else len(weights.blocks.attention_norm)
     if layers != config.layers:
         raise ValueError(f"weights have {layers} layers; allowed: {config.layers}, Config.layers")

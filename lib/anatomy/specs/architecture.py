@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from anatomy.specs.base import Scalar, label, number, refuse_where, shown, spec, switch
+from anatomy.specs.base import AT_LEAST_ZERO, Scalar, check_arguments, label, number, refuse_where, shown, spec, switch
 
 
 @spec
@@ -279,8 +279,12 @@ class Architecture:
                 full square and masks it (the convention of narayanan2021megatron).
             backward: whether the backward pass is added (twice the forward one).
 
+        Raises:
+            TypeError, ValueError: `attended` is no number of at least 0.
+
         Source: kaplan2020scaling, section 2.1; narayanan2021megatron, appendix.
         """
+        check_arguments("flop_per_token", AT_LEAST_ZERO, attended=attended)
         passes = 3.0 if backward else 1.0
         parts = self.parameters
         chosen = self.is_routed * self.top_k + (1 - self.is_routed) + self.shared_experts

@@ -109,6 +109,26 @@ def check_arguments(owner: str, limits: dict[str, Any], **values: Any) -> None:
         check_number(owner, name, value, limits)
 
 
+def check_types(owner: str, **values: tuple[Any, ...]) -> None:
+    """Refuse arguments that are of another kind than they should be, as those that were swapped.
+
+    Args:
+        owner: the function.
+        values: of each argument its value and its type; or its value, whether it is right, and what is allowed.
+
+    Raises:
+        TypeError: one is wrong; the message has the argument, what was given, what is allowed and what to do.
+    """
+    for name, (value, right, *allowed) in values.items():
+        if not (isinstance(value, right) if isinstance(right, type) else right):
+            said = allowed[0] if allowed else f"a {right.__name__}"
+            order = ", ".join(values)
+            raise TypeError(
+                f"{owner}.{name} is a {type(value).__name__}; allowed: {said}; arguments come in the order {order}, "
+                "or give them by name"
+            )
+
+
 def refuse_where(wrong: Any, name: str, value: Any, allowed: str) -> None:
     """Refuse a value, or the first of a batch, where something is wrong with it.
 

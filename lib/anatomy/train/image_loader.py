@@ -9,14 +9,13 @@ import io
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from anatomy.memo import remembered
 from anatomy.specs.base import between, check_arguments
-from anatomy.train.cache import answered
 
 SIDE, PATCH = 224, 14  # of an image as a vision transformer takes it, and of its patches, in pixels
 FORMATS = {"PNG": {}, "JPEG": {"quality": 75}, "WebP": {"quality": 75, "method": 4}}
@@ -180,5 +179,4 @@ def speed(kind: str = "JPEG", rounds: int = 30) -> Speed:
 
 def measured_speed(kind: str = "JPEG") -> Speed:
     """`speed`, measured once on a machine and kept in the cache, so that pages built again say the same."""
-    question = f"speed of loading {kind} files with Pillow {version('pillow')}"
-    return Speed(*answered(question, ("train",), lambda: speed(kind)))
+    return Speed(*remembered(speed, kind))

@@ -4,7 +4,6 @@ Symbols: I mutual information in bits, E experts, L layers.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,9 +12,10 @@ from scipy.special import xlogy
 
 from anatomy.model.routing_statistics import chosen_experts
 from anatomy.specs.base import between, check_arguments
-from anatomy.train import recipes, tokens
-from anatomy.train.cache import answered
-from anatomy.train.data import VOCABULARY
+from anatomy.train import recipes
+from anatomy.train.data import tokens
+from anatomy.train.data.sources import VOCABULARY
+from anatomy.train.loop import Trained
 
 ROWS = 32  # of held-out text of each domain
 STRETCH = 32  # tokens of a row that count as one place
@@ -59,28 +59,28 @@ def told_by(name: str) -> Mapping[str, list[float]]:
     """Bits that the first choice of a token tells about it in each layer of a recipe's model, on unseen text.
 
     About its domain, itself, the token before it, and its place in the row in stretches of 32. The first token of a
-    row, which has none before it, is left out. Kept in the cache.
+    row, which has none before it, is left out. Kept beside the model.
 
     Raises:
         ValueError: there is no such recipe.
     """
+    return recipes.measured(name, first_choices_tell)
 
-    def measure() -> Mapping[str, Any]:
-        made, length = recipes.trained(name), recipes.RECIPES[name].config.context
-        bpe = tokens.tokenizer(VOCABULARY)
-        each = [tokens.packed(bpe, domain, "held_out", length)[:ROWS, :-1] for domain in tokens.EPOCHS]
-        rows = np.concatenate(each)
-        with jax.enable_x64(False):
-            chosen, _ = chosen_experts(made.config, made.weights, rows)
-            first = np.asarray(chosen)[:, :, 1:, 0].reshape(made.config.layers, -1)
-        number = np.repeat(np.arange(len(each)), [len(some) for some in each])
-        shape = rows[:, 1:].shape
-        labels = {
-            "domain": np.broadcast_to(number[:, None], shape),
-            "token": rows[:, 1:],
-            "token before": rows[:, :-1],
-            "place in the row": np.broadcast_to(np.arange(1, length) // STRETCH, shape),
-        }
-        return {what: [told(label.reshape(-1), layer) for layer in first] for what, label in labels.items()}
 
-    return answered(f"told {recipes.digest(name)}", ("model", "train"), measure)
+def first_choices_tell(model: Trained) -> Mapping[str, list[float]]:
+    """What `told_by` measures."""
+    config, bpe = model.config, tokens.tokenizer(VOCABULARY)
+    each = [tokens.packed(bpe, domain, "held_out", config.context)[:ROWS, :-1] for domain in tokens.EPOCHS]
+    rows = np.concatenate(each)
+    with jax.enable_x64(False):
+        chosen, _ = chosen_experts(config, model.weights, rows)
+        first = np.asarray(chosen)[:, :, 1:, 0].reshape(config.layers, -1)
+    number = np.repeat(np.arange(len(each)), [len(some) for some in each])
+    shape = rows[:, 1:].shape
+    labels = {
+        "domain": np.broadcast_to(number[:, None], shape),
+        "token": rows[:, 1:],
+        "token before": rows[:, :-1],
+        "place in the row": np.broadcast_to(np.arange(1, config.context) // STRETCH, shape),
+    }
+    return {what: [told(label.reshape(-1), layer) for layer in first] for what, label in labels.items()}

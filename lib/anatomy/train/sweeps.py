@@ -7,7 +7,7 @@ Symbols: E experts, k of them for each token, p_e the share of tokens that visit
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +16,8 @@ from scipy.special import entr
 from anatomy.cost.routing import tokens_per_expert
 from anatomy.specs.base import between, check_arguments, refuse_where
 from anatomy.train import recipes
-from anatomy.train.data import DATA
+from anatomy.train.data.sources import DATA
+from anatomy.train.loop import Trained, mean_loss
 
 AT_LEAST_NONE, SHARE = between(whole=True), between(high=1.0)
 LAST = 40  # steps of a training, at its end, that loads are taken from
@@ -95,9 +96,13 @@ def on_tuning_rows(name: str) -> float:
     Raises:
         ValueError: there is no such recipe.
     """
-    return recipes.measured(
-        name, "tuning_rows", lambda made: recipes.mean_loss(made, DATA[TUNED_ON]().rows(0, ROWS)[0])
-    )
+    return recipes.measured(name, tuning_rows_loss)
+
+
+def tuning_rows_loss(model: Trained) -> float:
+    """What `on_tuning_rows` measures."""
+    rows = DATA[TUNED_ON]().rows(0, ROWS)[0]
+    return mean_loss(model.config, model.weights, rows, ROWS * (rows.shape[1] - 1))
 
 
 def gap(name: str) -> float:
@@ -144,7 +149,23 @@ def final_load(name: str) -> Float[np.ndarray, "steps L E"]:
     Raises:
         ValueError: there is no such recipe.
     """
-    return np.array(recipes.measured(name, "final_load", lambda made: made.history["load"][-LAST:].tolist()))
+    return np.array(recipes.measured(name, last_loads))
+
+
+def last_loads(model: Trained) -> list[Any]:
+    """What `final_load` gives."""
+    return last_steps(model, "load").tolist()
+
+
+def last_steps(model: Trained, quantity: str) -> np.ndarray:
+    """A quantity in the last `LAST` steps of a training.
+
+    Raises:
+        ValueError: it had fewer.
+    """
+    values = model.history[quantity]
+    refuse_where(len(values) < LAST, "steps of the training", len(values), f"at least {LAST}; train for more")
+    return values[-LAST:]
 
 
 def final_dropped(name: str) -> float:
@@ -153,7 +174,12 @@ def final_dropped(name: str) -> float:
     Raises:
         ValueError: there is no such recipe.
     """
-    return recipes.measured(name, "final_dropped", lambda made: float(made.history["dropped"][-LAST:].mean()))
+    return recipes.measured(name, last_dropped)
+
+
+def last_dropped(model: Trained) -> float:
+    """What `final_dropped` gives."""
+    return float(last_steps(model, "dropped").mean())
 
 
 def kept(name: str) -> float:
@@ -172,8 +198,7 @@ def batch_tokens(name: str) -> int:
     Raises:
         ValueError: there is no such recipe.
     """
-    recipes.digest(name)  # says which there are
-    recipe = recipes.RECIPES[name]
+    recipe = recipes.known(name)
     return recipe.training.batch * recipe.config.context
 
 
@@ -183,8 +208,7 @@ def tokens_per_parameter(name: str) -> float:
     Raises:
         ValueError: there is no such recipe.
     """
-    recipes.digest(name)
-    recipe = recipes.RECIPES[name]
+    recipe = recipes.known(name)
     model = recipe.config.architecture
     tokens = recipe.training.batches().sum() * recipe.config.context
     return float(tokens_per_expert(tokens, model.experts, model.top_k) / model.expert_parameters)

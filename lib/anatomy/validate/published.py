@@ -26,6 +26,7 @@ NEEDED_OF_A_CHIP = {
     "memory": "memory",
     "memory_bandwidth": "memory bandwidth",
 }
+COUNTED = ("kv_heads", "head_dim", "d_ff")  # of an architecture, where they are given
 GIB = 2**30 / 1e9  # an "80 GB" chip holds 80 GiB
 MEMORY_MARGIN = 1.25  # the memory model is up to a fifth too high for runs that were run (appendix validation)
 SLOWEST = 1000.0  # a step this many times as long as the peak allows is an error of units
@@ -268,13 +269,15 @@ def yes_or_no(key: str, value: Any) -> bool:
 
 
 def above(owner: str, key: str, value: Any, whole: bool = False) -> float:
-    """A number above zero.
+    """A number above zero; of what is counted, a whole one that double precision counts exactly.
 
     Raises:
         ValueError: it is not.
     """
-    allowed = f"a {'whole ' if whole else ''}number above 0"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e300 or (whole and value % 1):
+    most = 1e15 if whole else 1e30
+    allowed = f"a {'whole ' if whole else ''}number above 0 and at most {most:g}"
+    right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= most
+    if not right or (whole and value % 1):
         raise ValueError(f"{owner}.{key} is {shown(value)}; allowed: {allowed}")
     return float(value)
 
@@ -301,7 +304,8 @@ def architecture_of(value: Any, sequence: float) -> Architecture:
     given = dict(value)
     if missing := [key for key in ("layers", "d_model", "heads", "vocabulary") if key not in given]:
         raise ValueError(f"architecture.{missing[0]} missing; give layers, d_model, heads and vocabulary, or a name")
-    numbers = {key: above("architecture", key, given[key]) for key in ("layers", "d_model", "heads", "vocabulary")}
+    counted = {*COUNTED, "layers", "d_model", "heads", "vocabulary"} & set(given)
+    numbers = {key: above("architecture", key, given[key], whole=True) for key in sorted(counted)}
     width = {"kv_heads": given["heads"], "head_dim": numbers["d_model"] / numbers["heads"]}
     attention = Attention(**{"heads": given["heads"]} | width | {k: v for k, v in given.items() if k in inner})
     usual = {"d_ff": 4 * numbers["d_model"], "tied_embeddings": True, "context": sequence}

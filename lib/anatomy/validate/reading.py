@@ -1,7 +1,7 @@
 """Files of published runs, of training and of serving: read row by row.
 
-The schemas stand at the top of `runs.toml` and of `serving.toml`. A row that is incomplete or impossible is refused
-with the reason, and the others go on.
+The schemas stand at the top of `runs.toml` and of `serving.toml`. A row that is incomplete or impossible, or has the
+name of an earlier one, is refused with the reason, and the others go on.
 """
 
 import dataclasses
@@ -48,13 +48,18 @@ def read(path: str | Path | None = None) -> tuple[list[Any], list[Refused]]:
         raise ValueError(f"{path} has no [[run]]; allowed: one or more")
     runs: list[Any] = []
     refused: list[Refused] = []
+    names: dict[str, int] = {}  # the first row of each, of those that are used
     for index, row in enumerate(rows, start=1):
         given = row.get("name") if isinstance(row, dict) else None
         name = given if isinstance(given, str) and given else f"row {index}"
         served = isinstance(row, dict) and not serving.LENGTHS.isdisjoint(row)
         try:
             with jax.enable_x64(True):
-                runs.append((serving if served else published).run_of(row))
+                run = (serving if served else published).run_of(row)
+            if name in names:
+                raise ValueError(f"run.name is {name!r}, as that of row {names[name]}; allowed: a name of its own")
+            names[name] = index
+            runs.append(run)
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             refused.append(Refused(name, str(error.args[0]) if error.args else repr(error)))
     return runs, refused

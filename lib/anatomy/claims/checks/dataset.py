@@ -13,7 +13,7 @@ from anatomy.cost.scaling import effective_tokens
 from anatomy.specs import architecture, catalogue
 from anatomy.specs.units import readable
 from anatomy.train import recipes, sweeps
-from anatomy.train.data import EPOCHS
+from anatomy.train.data.sources import EPOCHS
 
 TEXT_EPOCHS, CODE_EPOCHS = 2.0, 4.0  # the English original
 ONE_EPOCH = "experts_16"  # recipes, one a seed, of batches of 16 rows, each row seen once

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from anatomy.model.config import Config
+from anatomy.model.config import MOST, Config
 from anatomy.specs import Attention, CrossAttention, Encoder, Resampler
 
 
@@ -43,8 +43,8 @@ class Vision:
         """Refuse what cannot be built."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            right = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            self._refuse(not right, field.name, "a whole number at least 1")
+            right = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
+            self._refuse(not right, field.name, f"a whole number at least 1 and at most {MOST:,}")
         self._refuse(self.height % self.patch, "height", f"a multiple of patch ({self.patch})")
         self._refuse(self.width % self.patch, "width", f"a multiple of patch ({self.patch})")
         self._refuse(self.d_image % self.heads, "heads", f"a divisor of d_image ({self.d_image})")

@@ -22,16 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from anatomy.memo import remembered
 from anatomy.model import Config, Weights, init
 from anatomy.specs import Plan
 from anatomy.train import loop
 from anatomy.train import mesh as meshes
-from anatomy.train.cache import answered
 from anatomy.train.loop import Training
 
 # Compiled in half the time; the arithmetic is the same.
 QUICKLY = "--xla_backend_optimization_level=0"
-ROOMS = ("specs", "model", "train")  # whose code decides what comes out
 RATE = 3e-4  # low: 120 layers begin without a warm-up
 
 
@@ -91,13 +90,14 @@ def made_of(history: dict[str, Any], weights: Weights) -> Made:
 
 def on_one_device(run: Run) -> Made:
     """The steps of a run by the plain loop, which knows no mesh; kept in the cache."""
+    return Made(**remembered(trained_on_one_device, run))
 
-    def made() -> dict[str, Any]:
-        with jax.enable_x64(False):
-            _, weights, history = loop.train(run.config, run.training, data(run), progress=False)
-            return made_of(history, weights)._asdict()
 
-    return Made(**answered(f"one device {run}", ROOMS, made))
+def trained_on_one_device(run: Run) -> dict[str, Any]:
+    """What `on_one_device` keeps."""
+    with jax.enable_x64(False):
+        _, weights, history = loop.train(run.config, run.training, data(run), progress=False)
+        return made_of(history, weights)._asdict()
 
 
 def on_mesh(run: Run) -> Made:
@@ -126,8 +126,12 @@ def in_subprocess(runs: Sequence[Run]) -> list[Made]:
     Raises:
         RuntimeError: the process failed; the message is the last that it said.
     """
-    made = answered(repr(runs), ROOMS, lambda: [one._asdict() for one in in_processes(runs, 1)[0]])
-    return [Made(**one) for one in made]
+    return [Made(**one) for one in remembered(trained_in_subprocess, tuple(runs))]
+
+
+def trained_in_subprocess(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What `in_subprocess` keeps."""
+    return [one._asdict() for one in in_processes(runs, 1)[0]]
 
 
 def in_processes(runs: Sequence[Run], count: int) -> list[list[Made]]:

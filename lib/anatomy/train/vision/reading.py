@@ -4,24 +4,21 @@ Everything is measured on the same held-out rows. `digits` is the share of digit
 longer of what is there and what was read; `rows` the share of rows without a mistake.
 """
 
-import argparse
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
+from anatomy.memo import remembered
 from anatomy.model import Config, Weights
 from anatomy.model.vision import Reading, Vision, read
-from anatomy.train import loop, recipes, tokens
-from anatomy.train.cache import code_hash, kept
-from anatomy.train.data import VOCABULARY
-from anatomy.train.loop import Trained
-from anatomy.train.vision import images
-from anatomy.train.vision.images import BLANK, LONGEST, SIDE, WORDS
-from anatomy.train.vision.recipes import RECIPES, Seer, known, place, seconds, trained
+from anatomy.train import loop, recipes
+from anatomy.train.data import digits, tokens
+from anatomy.train.data.digits import BLANK, LONGEST, SIDE, WORDS
+from anatomy.train.data.sources import VOCABULARY
+from anatomy.train.recipes import Seer, VisionRecipe
 
 HELD_OUT = 512  # rows
 TEXT_ALONE = "batch_4"  # recipe of the same text model on the same text, in as many steps as the one from scratch
@@ -54,12 +51,12 @@ def read_out(seer: Seer, pictures: Float[np.ndarray, "B height width"]) -> tuple
             seer.text,
             seer.added,
             pictures,
-            images.prompt(bpe),
-            images.longest(bpe),
+            digits.prompt(bpe),
+            digits.longest(bpe),
             bpe.end,
         )
     answers = (bpe.decode(answer[:count]) for answer, count in zip(made.tokens, made.count, strict=True))
-    return made, [images.understood(answer) for answer in answers]
+    return made, [digits.understood(answer) for answer in answers]
 
 
 def from_text(config: Config, text: Weights, labels: Int[np.ndarray, "B LONGEST"]) -> list[list[int]]:
@@ -72,24 +69,26 @@ def from_text(config: Config, text: Weights, labels: Int[np.ndarray, "B LONGEST"
     prefixes = sorted({tuple(label[:n]) for label in labels.tolist() for n in range(LONGEST) if label[n] != BLANK})
     table = np.array([[*prefix, word] for prefix in prefixes for word in range(len(WORDS))], object)
     padded = np.full((len(table), LONGEST), BLANK, np.int32)
-    for row, digits in zip(padded, table, strict=True):
-        row[: len(digits)] = digits
-    rows, mask = images.captioned(bpe, padded)
-    mask *= np.cumsum(mask[:, ::-1], axis=1)[:, ::-1] > 1  # not the end
+    for row, label in zip(padded, table, strict=True):
+        row[: len(label)] = label
+    rows, real, counted = digits.captioned(bpe, padded)
+    counted *= np.cumsum(counted[:, ::-1], axis=1)[:, ::-1] > 1  # not the end
     with jax.enable_x64(False):
-        parts = [np.asarray(loop.losses(config, text, part)) for part in in_parts(rows)]
-    loss = (np.concatenate(parts)[: len(rows)] * mask).sum(1).reshape(len(prefixes), len(WORDS))
+        parts = [
+            np.asarray(loop.losses(config, text, *part)) for part in zip(in_parts(rows), in_parts(real), strict=True)
+        ]
+    loss = (np.concatenate(parts)[: len(rows)] * counted).sum(1).reshape(len(prefixes), len(WORDS))
     best = dict(zip(prefixes, loss.argmin(1).tolist(), strict=True))
     return [[best[tuple(label[:n])] for n in range(LONGEST) if label[n] != BLANK] for label in labels.tolist()]
 
 
-def in_parts(rows: Int[np.ndarray, "n S"], size: int = 512) -> list[Int[np.ndarray, "size S"]]:
-    """Rows in parts of one size, the last filled up with its own last row."""
-    filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % size, axis=0)])
+def in_parts(rows: Shaped[np.ndarray, "n S"], size: int = 512) -> list[Shaped[np.ndarray, "size S"]]:
+    """Rows in parts of one size, the last filled up with zeros; of a mask these say that nothing is real."""
+    filled = np.concatenate([rows, np.zeros((-len(rows) % size, rows.shape[1]), rows.dtype)])
     return list(filled.reshape(-1, size, rows.shape[1]))
 
 
-def from_pixels(vision: Vision, count: int, held_out: images.Rows) -> list[list[int]]:
+def from_pixels(vision: Vision, count: int, held_out: digits.Rows) -> list[list[int]]:
     """What linear classifiers make of all pixels of an image: one for each place, of ten digits or none.
 
     Args:
@@ -97,7 +96,7 @@ def from_pixels(vision: Vision, count: int, held_out: images.Rows) -> list[list[
         count: training rows to learn from.
         held_out: to read.
     """
-    learned = images.rows("train", 0, count, vision)
+    learned = digits.rows("train", 0, count, vision)
     places = [
         linear(
             learned.images.reshape(count, -1), learned.labels[:, n], held_out.images.reshape(len(held_out.images), -1)
@@ -109,7 +108,7 @@ def from_pixels(vision: Vision, count: int, held_out: images.Rows) -> list[list[
 
 def cut_out() -> float:
     """Share of held-out digits that a linear classifier gets right when each comes cut out, at its own place."""
-    train, held_out = images.digits("train"), images.digits("held_out")
+    train, held_out = digits.digits("train"), digits.digits("held_out")
     flat = [part.images.reshape(-1, SIDE * SIDE) for part in (train, held_out)]
     return float(np.mean(linear(flat[0], train.labels, flat[1]) == held_out.labels))
 
@@ -130,81 +129,62 @@ def results() -> dict[str, Any]:
     `linear_cut`: the baselines, the last of digits cut out. `images`, `tokens`: that each model saw. `text_alone`: the
     loss of a blind model that read the same text in as many steps as the one from scratch, each of as many rows.
     """
-    found = {name: scored(name) for name in RECIPES}
+    found = {name: scored(name) for name in recipes.VISION}
     return found | baselines() | {"text_alone": {"text": recipes.held_out(TEXT_ALONE)}}
 
 
-@cache
-def measuring() -> str:
-    """Hash of the code and the libraries that measure here, so that a change of them is measured anew."""
-    modules = ("vision/reading", "vision/images", "vision/recipes", "recipes")
-    code = [*(f"train/{module}.py" for module in modules), "model/vision/reading.py"]
-    return code_hash(code, (*recipes.LIBRARIES, "scikit-learn"))[:8]
-
-
 def scored(name: str) -> dict[str, Any]:
-    """Of a recipe's model, as in `results`; measured once, and kept beside it.
+    """Of a vision recipe's model, as in `results`; measured once, and kept beside it.
 
     Raises:
-        ValueError: there is no such recipe.
+        ValueError: there is no such recipe of vision.
     """
-    return kept(place(name) / f"scores-{measuring()}.json", lambda: scores(trained(name)))
+    recipe_of_vision(name)
+    return recipes.measured(name, read_held_out) | {"text": recipes.held_out(name)}
 
 
-def scores(seer: Seer) -> dict[str, Any]:
-    """What a model reads right of the held-out rows, and its loss on held-out text."""
-    bpe, config = tokens.tokenizer(VOCABULARY), seer.recipe.config
-    held_out = images.rows("held_out", 0, HELD_OUT, seer.recipe.vision)
-    text = {
-        domain: recipes.mean_loss(
-            Trained(config, seer.text, {}), tokens.packed(bpe, domain, "held_out", config.context)
-        )
-        for domain in tokens.EPOCHS
-    }
-    return score(read_out(seer, held_out.images)[1], held_out.labels) | {"text": text}
+def read_held_out(seer: Seer) -> dict[str, float]:
+    """Shares of the held-out digits and rows that a model reads right."""
+    held_out = digits.rows("held_out", 0, HELD_OUT, seer.recipe.vision)
+    return score(read_out(seer, held_out.images)[1], held_out.labels)
+
+
+def recipe_of_vision(name: str) -> VisionRecipe:
+    """The recipe of vision of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in recipes.VISION:
+        raise ValueError(f"recipe of vision is {name!r}; allowed: {', '.join(recipes.VISION)}")
+    return recipes.VISION[name]
 
 
 def baselines(name: str = "vision") -> dict[str, Any]:
-    """What stands beside a recipe's model, as in `results`; kept beside it. All learn from the same rows.
+    """What stands beside a recipe's model, as in `results`; cached. All learn from the same rows.
 
     Raises:
-        ValueError: there is no such recipe.
+        ValueError: there is no such recipe of vision.
     """
-    recipe = known(name)
-    base, count = recipes.RECIPES[recipe.base], recipe.training.steps * recipe.training.batch
-
-    def measure() -> dict[str, Any]:
-        held_out = images.rows("held_out", 0, HELD_OUT, recipe.vision)
-        _, mask = images.captioned(tokens.tokenizer(VOCABULARY), held_out.labels)
-        blind = from_text(recipe.config, recipes.trained(recipe.base).weights, held_out.labels)
-        return {
-            "text_only": score(blind, held_out.labels),
-            "linear": score(from_pixels(recipe.vision, count, held_out), held_out.labels),
-            "linear_cut": cut_out(),
-            "images": count,
-            "tokens": {
-                "text": int(base.training.batches().sum()) * base.config.context,
-                "patches": count * recipe.vision.patches,
-                "captions": round(count * float(mask.sum(1).mean())),
-            },
-        }
-
-    return kept(place(name) / f"baselines-{measuring()}.json", measure)
+    recipe_of_vision(name)
+    return remembered(baseline_scores, name, also=recipes.digest(name))
 
 
-def main() -> None:
-    """Train what is missing, and say what it cost and what it reads."""
-    parser = argparse.ArgumentParser(prog="python -m anatomy.train.vision", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of recipes, all by default: {', '.join(RECIPES)}")
-    names = parser.parse_args().names or list(RECIPES)
-    if unknown := [name for name in names if name not in RECIPES]:
-        parser.error(f"recipe is {unknown[0]!r}; allowed: {', '.join(RECIPES)}")
-    found = baselines()
-    for name in names:
-        made = scored(name)
-        texts = ", ".join(f"{domain} {loss:.3f}" for domain, loss in made["text"].items())
-        read = f"digits {made['digits']:.1%}, rows {made['rows']:.1%}"
-        print(f"{name:<22} {seconds(name):7.1f} s  {found['images']:6,} images  held out: {read}; {texts}", flush=True)
-    others = ", ".join(f"{name} {found[name]['digits']:.1%}" for name in ("text_only", "linear"))
-    print(f"{'beside them':<22} digits: {others}, linear of digits cut out {found['linear_cut']:.1%}")
-    print(f"{'in all':<22} {sum(map(seconds, names)):7.1f} s")
+def baseline_scores(name: str) -> dict[str, Any]:
+    """What `baselines` gives."""
+    recipe = recipe_of_vision(name)
+    base, count = recipe.of_text, recipe.training.steps * recipe.training.batch
+    held_out = digits.rows("held_out", 0, HELD_OUT, recipe.vision)
+    counted = digits.captioned(tokens.tokenizer(VOCABULARY), held_out.labels).loss_mask
+    blind = from_text(recipe.config, recipes.trained(recipe.base).weights, held_out.labels)
+    return {
+        "text_only": score(blind, held_out.labels),
+        "linear": score(from_pixels(recipe.vision, count, held_out), held_out.labels),
+        "linear_cut": cut_out(),
+        "images": count,
+        "tokens": {
+            "text": int(base.training.batches().sum()) * base.config.context,
+            "patches": count * recipe.vision.patches,
+            "captions": round(float(counted.sum(1).mean()) * count),
+        },
+    }

@@ -7,29 +7,28 @@ Source: alayrac2022flamingo, section 2, for a text model that stays as it is.
 """
 
 import dataclasses
-import json
-import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
-from tqdm import tqdm
+from jaxtyping import Array, Float, Int
 
 from anatomy.model import Config, Weights, moe
 from anatomy.model import init as init_text
 from anatomy.model.vision import Added, Vision, encode, forward, init, kept, resample
-from anatomy.specs.base import between, check_arguments, register
-from anatomy.train import checkpoint, loop
-from anatomy.train.cache import write_atomically
-from anatomy.train.loop import CLOCK, Data, Training
-from anatomy.train.tokens import Tokenizer
-from anatomy.train.vision import images
+from anatomy.specs.base import between, check_arguments, check_types, register
+from anatomy.train.data import digits
+from anatomy.train.data.tokens import Tokenizer
+from anatomy.train.loop import driver
+from anatomy.train.loop.batch import Batch, Data, batch_of
+from anatomy.train.loop.objective import cross_entropy, masked
+from anatomy.train.loop.objective import objective as objective_of_text
+from anatomy.train.loop.settings import Training
+from anatomy.train.loop.steps import State, Step
 
 WHOLE = {**between(high=0), "allowed": "0, for each step of sight is one whole batch"}
 MEASURED = ("loss", "right", "gradient")  # of the captions of a step: loss, share of tokens; norm of the gradient
@@ -49,39 +48,40 @@ class Learned:
     head: Float[Array, "rD LONGEST*11"]
 
 
-@dataclasses.dataclass(frozen=True)
-class State:
-    """All that a training is at one step."""
-
-    learned: Learned
-    optimizer: Any
-    history: Mapping[str, Float[np.ndarray, "steps"]]
+register(Learned)
 
 
-for _tree in (Learned, State):
-    register(_tree)
+class Sights(NamedTuple):
+    """What a step reads: images with their captions and digits, and from scratch rows of text too."""
+
+    images: Float[Array, "B height width"]
+    captions: Batch
+    labels: Int[Array, "B LONGEST"]
+    text: Batch | None = None
 
 
 def objective(
-    config: Config, vision: Vision, training: Training, frozen: Weights | None, learned: Learned, batch: Mapping
+    config: Config, vision: Vision, training: Training, frozen: Weights | None, learned: Learned, batch: Sights
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Loss that is minimised, and what is measured of the captions.
 
     Captions and head where the text model is frozen; otherwise also text, and the losses of the routers on both.
+    Padding of captions has no part in it.
     """
-    text, dispatch = learned.text if frozen is None else frozen, moe.DISPATCHES[training.dispatch]
-    latents, looked = resample(vision, learned.added, encode(vision, learned.added, batch["images"]))
-    guess = (latents.reshape(len(latents), -1) @ learned.head).reshape(*batch["labels"].shape, -1)
-    seen = kept(config, learned.added, latents, looked)
-    made, _ = forward(config, vision, text, learned.added, batch["tokens"][:, :-1], seen, dispatch=dispatch)
-    targets, mask = batch["tokens"][:, 1:], batch["mask"]
-    loss = loop.cross_entropy(made.logits, targets, mask)
-    right = ((made.logits.argmax(-1) == targets) * mask).sum() / mask.sum()
-    total = loss + loop.cross_entropy(guess, batch["labels"] % guess.shape[-1])  # none is the last
+    text, dispatched = learned.text if frozen is None else frozen, moe.DISPATCHES[training.dispatch]
+    latents, looked = resample(vision, learned.added, encode(vision, learned.added, batch.images))
+    guess = (latents.reshape(len(latents), -1) @ learned.head).reshape(*batch.labels.shape, -1)
+    seen, captions = kept(config, learned.added, latents, looked), batch.captions
+    inputs, targets, counted = captions.rows[:, :-1], captions.rows[:, 1:], captions.loss_mask
+    mask = masked(captions.padding_mask)
+    output, _ = forward(config, vision, text, learned.added, inputs, seen, dispatch=dispatched, **mask)
+    loss = cross_entropy(output.logits, targets, counted)
+    right = ((output.logits.argmax(-1) == targets) * counted).sum() / counted.sum()
+    total = loss + cross_entropy(guess, batch.labels % guess.shape[-1])  # none is the last
     if frozen is None:
-        routers = training.balance * made.balance + training.z * made.z
+        routers = training.balance * output.balance + training.z * output.z
         as_text = dataclasses.replace(training, dispatch=Training.dispatch)  # text is not all alike
-        total += config.layers * routers + loop.objective(config, as_text, text, batch["text"])[0]
+        total += config.layers * routers + objective_of_text(config, as_text, text, batch.text)[0]
     return total, {"loss": loss, "right": right}
 
 
@@ -93,10 +93,10 @@ def step(
     frozen: Weights | None,
     learned: Learned,
     optimizer: Any,
-    batch: Mapping,
+    batch: Sights,
 ) -> tuple[Learned, Any, dict[str, Array]]:
     """One step of AdamW, and what was measured."""
-    of = lambda given: objective(config, vision, training, frozen, given, batch)  # noqa: E731
+    of = lambda inputs: objective(config, vision, training, frozen, inputs, batch)  # noqa: E731
     (_, measured), gradient = jax.value_and_grad(of, has_aux=True)(learned)
     change, optimizer = training.optimizer().update(gradient, optimizer, learned)
     measured |= {"gradient": optax.tree.norm(gradient)}
@@ -104,13 +104,39 @@ def step(
 
 
 def fresh(config: Config, vision: Vision, training: Training, frozen: bool) -> State:
-    """The state before the first step; a text model that is not frozen begins as its own recipe would."""
+    """The state before the first step; its weights are `Learned`, a text model that learns begins as its own recipe."""
     key = jax.random.key(training.seed)
-    head = jnp.zeros((vision.latents * vision.d_image, images.LONGEST * (len(images.WORDS) + 1)), jnp.float32)
+    head = jnp.zeros((vision.latents * vision.d_image, digits.LONGEST * (len(digits.WORDS) + 1)), jnp.float32)
     text = None if frozen else init_text(config, key)
     learned = Learned(text, init(config, vision, jax.random.fold_in(key, 1)), head)
     history = {name: np.zeros(training.steps, np.float32) for name in MEASURED}
     return State(learned, training.optimizer().init(learned), history)
+
+
+def batch(vision: Vision, training: Training, tokenizer: Tokenizer, number: int) -> Sights:
+    """Images, captions and digits of a step, by its number."""
+    drawn = digits.rows("train", number * training.batch, training.batch, vision)
+    return Sights(drawn.images, Batch(*digits.captioned(tokenizer, drawn.labels)), drawn.labels)
+
+
+def steps_of(
+    config: Config,
+    vision: Vision,
+    training: Training,
+    tokenizer: Tokenizer,
+    text: Weights | Data,
+    text_rows: int = 0,
+) -> Step:
+    """The function that takes one step, as `loop.steps_of`; arguments as those of `train`."""
+    frozen = text if isinstance(text, Weights) else None
+
+    def take(learned: Learned, optimizer: Any, number: int) -> tuple[Learned, Any, dict[str, Array]]:
+        inputs = batch(vision, training, tokenizer, number)
+        if frozen is None:
+            inputs = inputs._replace(text=batch_of(text, number * text_rows, text_rows))
+        return step(config, vision, training, frozen, learned, optimizer, inputs)
+
+    return take
 
 
 def train(
@@ -124,7 +150,8 @@ def train(
     maker: str = "",
     every: int = 100,
     progress: bool = True,
-) -> State:
+    title: str = "training",
+) -> tuple[Learned, dict[str, np.ndarray]]:
     """Train sight, or go on where the last checkpoint ends.
 
     Args:
@@ -134,55 +161,59 @@ def train(
         tokenizer: that writes captions.
         text: weights of a text model that stays as it is; or rows of text, for a model that learns from scratch.
         text_rows: of these in each step.
-        directory: for checkpoints; None for none.
+        directory: for checkpoints; None for none. Each training needs one of its own.
         maker: what the checkpoints belong to.
         every: steps between checkpoints.
-        progress: whether a bar shows images a second, loss and share of tokens that were right.
+        progress: whether images a second, loss and share of tokens that were right are shown.
+        title: of what is shown.
 
     Returns:
-        The last state, and its history: a number for each step.
+        What was learned, and its history: a number for each step.
 
     Raises:
-        TypeError, ValueError: a number is impossible, rows of text are asked for without any or the other way round,
-            the tokenizer has tokens beyond the vocabulary, or the training has a ramp or smaller batches.
+        TypeError, ValueError: an argument is something else than it should be, a number is impossible, rows of text
+            are asked for without any or the other way round, the tokenizer has tokens beyond the vocabulary, the
+            training has a ramp or smaller batches, or the directory holds what another training wrote.
         FloatingPointError: the loss is no number.
+        KeyboardInterrupt: it was interrupted; the same call goes on from there.
     """
-    frozen = text if isinstance(text, Weights) else None
+    check_types(
+        "train",
+        config=(config, Config),
+        vision=(vision, Vision),
+        training=(training, Training),
+        tokenizer=(tokenizer, Tokenizer),
+        text=(text, isinstance(text, Weights) or hasattr(text, "rows"), "Weights, or data with a method `rows`"),
+    )
+    frozen = isinstance(text, Weights)
     check_arguments("Training", WHOLE, **{name: getattr(training, name) for name in ("batch_start", "micro_batch")})
-    check_arguments("train", between(1, whole=True), every=every)
-    least = 0 if frozen is not None else 1
+    least = 0 if frozen else 1
     check_arguments("train", between(least, least * 1e6, whole=True), text_rows=text_rows)
     if tokenizer.vocabulary > config.vocabulary:
         raise ValueError(f"tokenizer has {tokenizer.vocabulary} tokens; allowed: at most {config.vocabulary}")
-    state, done = fresh(config, vision, training, frozen is not None), 0
-    if directory is not None and (found := checkpoint.latest(directory, state, maker)) is not None:
-        done, state = found
-    learned, optimizer = jax.tree.map(jnp.array, (state.learned, state.optimizer))  # copies: they are given away
-    history = {name: np.array(values) for name, values in state.history.items()}
-    before, began = loop.spent(directory), time.monotonic()
-    with tqdm(total=training.steps, initial=done, desc="training", unit="step", disable=not progress) as bar:
-        for number in range(done, training.steps):
-            given = batch(vision, training, tokenizer, number)
-            if frozen is None:
-                given["text"] = text.rows(number * text_rows, text_rows)[0]
-            learned, optimizer, measured = step(config, vision, training, frozen, learned, optimizer, given)
-            for name, values in history.items():
-                values[number] = measured[name]
-            if not np.isfinite(history["loss"][number]):
-                raise FloatingPointError(f"loss is {history['loss'][number]} at step {number}; lower the learning rate")
-            speed = training.batch * (number + 1 - done) / (time.monotonic() - began)
-            bar.set_postfix_str(
-                f"{speed:,.0f} images/s, loss {history['loss'][number]:.3f}, right {history['right'][number]:.1%}"
-            )
-            bar.update()
-            if directory is not None and ((number + 1) % every == 0 or number + 1 == training.steps):
-                checkpoint.save(directory, number + 1, State(learned, optimizer, history), maker)
-                write_atomically(directory / CLOCK, json.dumps(before + time.monotonic() - began).encode())
-    return State(learned, optimizer, history)
+
+    def remark(number: int, first: int, seconds: float, history: dict[str, np.ndarray]) -> str:
+        speed = training.batch * (number + 1 - first) / seconds
+        return f"{speed:,.0f} images/s, loss {history['loss'][number]:.3f}, right {history['right'][number]:.1%}"
+
+    place = driver.Place(directory, driver.owner(maker, config, vision, training, text_rows, frozen), every)
+    taken = steps_of(config, vision, training, tokenizer, text, text_rows)
+    return driver.run(taken, fresh(config, vision, training, frozen), place, remark, progress, title)
 
 
-def batch(vision: Vision, training: Training, tokenizer: Tokenizer, number: int) -> dict[str, np.ndarray]:
-    """Images, captions and digits of a step, by its number."""
-    drawn = images.rows("train", number * training.batch, training.batch, vision)
-    tokens, mask = images.captioned(tokenizer, drawn.labels)
-    return {"images": drawn.images, "tokens": tokens, "mask": mask, "labels": drawn.labels}
+def finished(
+    config: Config,
+    vision: Vision,
+    training: Training,
+    text_rows: int,
+    frozen: bool,
+    directory: Path,
+    maker: str,
+) -> tuple[Learned, dict[str, np.ndarray]] | None:
+    """What `train` left in a directory when it ended, or None; arguments as there.
+
+    Raises:
+        ValueError: another training has ended there.
+    """
+    like = jax.eval_shape(partial(fresh, config, vision, training, frozen))
+    return driver.ending(directory, like, driver.owner(maker, config, vision, training, text_rows, frozen))

@@ -14,7 +14,7 @@ from anatomy.claims.record.public import record
 from anatomy.cost.vision import Traffic, appetite, traffic
 from anatomy.specs.units import readable
 from anatomy.train import image_loader
-from anatomy.train.corpus import KING_JAMES, documents
+from anatomy.train.data.corpus import KING_JAMES, documents
 
 PETABYTE_MONTH = 23_000.0  # dollars for storage of a petabyte and month: assumed, 2.3 cents a gigabyte
 

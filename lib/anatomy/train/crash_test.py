@@ -1,8 +1,9 @@
-"""A small training in a process of its own, killed and started again, beside one that was never killed.
+"""A small training in a process of its own, killed or interrupted and started again, beside one that was not.
 
-`python -m anatomy.train.killed DIRECTORY` trains a small model on a Markov source, with a checkpoint at each step, or
-goes on where the last checkpoint in the directory ends; with `sight` behind the directory, eyes for such a model.
-SIGKILL cannot be caught: whatever the process was about to write or to clean up is left as it is.
+`python -m anatomy.train.crash_test DIRECTORY` trains a small model on a Markov source, with a checkpoint at each step,
+or goes on where the last checkpoint in the directory ends; with `sight` behind the directory, eyes for such a model.
+SIGKILL cannot be caught: whatever the process was about to write or to clean up is left as it is. SIGINT, as of
+Ctrl-C, ends the process after its step with exit code 130.
 """
 
 import argparse
@@ -17,27 +18,27 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file
 
 from anatomy.model import Config, init
 from anatomy.model.vision import Vision
-from anatomy.train import checkpoint, tokens
-from anatomy.train.data import VOCABULARY
-from anatomy.train.loop import Training, train
-from anatomy.train.markov import random_markov
+from anatomy.train.data import tokens
+from anatomy.train.data.markov import random_markov
+from anatomy.train.data.sources import VOCABULARY
+from anatomy.train.loop import Training, checkpoint, train
 from anatomy.train.vision import training
 
 CONFIG = Config(
     vocabulary=16, layers=2, d_model=32, heads=2, kv_heads=1, head_dim=16, d_ff=32, experts=4, top_k=2, context=32
 )
-TRAINING = Training(steps=60, batch=8, batch_start=4, ramp=100)
+TRAINING = Training(steps=60, batch=8, batch_start=4, ramp=100, warm_up=20)
 EYES = Vision(d_image=16, heads=2, d_ff=16, latents=3, block_d_ff=16)
 LOOK = 0.005  # seconds between two looks for a checkpoint
+INTERRUPTED = 130  # exit code, as shells give it
 
 
 def text(directory: Path) -> None:
     """Train the small model."""
-    train(CONFIG, TRAINING, random_markov(CONFIG.context), directory, "killed", every=1, progress=False)
+    train(CONFIG, TRAINING, random_markov(CONFIG.context), directory, "crash_test", every=1, progress=False)
 
 
 def sight(directory: Path) -> None:
@@ -45,35 +46,38 @@ def sight(directory: Path) -> None:
     bpe, whole = tokens.tokenizer(VOCABULARY), dataclasses.replace(TRAINING, batch_start=0, ramp=0)
     config = CONFIG.replace(vocabulary=VOCABULARY)
     blind = init(config, jax.random.key(0))
-    training.train(config, EYES, whole, bpe, blind, 0, directory, "killed", every=1, progress=False)
+    training.train(config, EYES, whole, bpe, blind, 0, directory, "crash_test", every=1, progress=False)
 
 
 KINDS = {"text": text, "sight": sight}
 
 
-def run(directory: Path, kills: Sequence[int] = (), kind: str = "text") -> list[int]:
-    """Train to the end. The process is killed as soon as it has written the checkpoint of each of these steps.
+def run(
+    directory: Path, stops: Sequence[int] = (), kind: str = "text", by: signal.Signals = signal.SIGKILL
+) -> list[int]:
+    """Train to the end. The process gets a signal as soon as it has written the checkpoint of each of these steps.
 
     Args:
         directory: of the checkpoints.
-        kills: steps, in rising order. Where in the step that follows the kill falls is left to chance.
+        stops: steps, in rising order. Where in the step that follows the signal falls is left to chance.
         kind: what is trained, a key of `KINDS`.
+        by: SIGKILL or SIGINT.
 
     Returns:
-        For each kill the step of the newest checkpoint that it left.
+        For each signal the step of the newest checkpoint that it left.
 
     Raises:
-        RuntimeError: the process failed, or ended before it was killed.
+        RuntimeError: the process failed, or ended before the signal.
     """
-    left = []
-    for step in kills:
+    left, expected = [], INTERRUPTED if by == signal.SIGINT else -by
+    for step in stops:
         process = _start(directory, kind)
         while process.poll() is None and _step(directory) < step:
             time.sleep(LOOK)
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(by)
         _, said = process.communicate()
-        if process.returncode != -signal.SIGKILL:
-            raise RuntimeError(f"the training was not killed after step {step}: {_last(said)}")
+        if process.returncode != expected:
+            raise RuntimeError(f"the training was not stopped after step {step}: {_last(said)}")
         left.append(_step(directory))
     process = _start(directory, kind)
     _, said = process.communicate()
@@ -82,15 +86,15 @@ def run(directory: Path, kills: Sequence[int] = (), kind: str = "text") -> list[
     return left
 
 
-def newest(directory: Path) -> dict[str, np.ndarray]:
-    """All that the newest checkpoint holds: weights, state of the optimizer, and history, by name.
+def result(directory: Path) -> dict[str, np.ndarray]:
+    """All that stayed of a training that has ended: weights and history, by name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: none has ended there.
     """
-    if not (found := checkpoint.newest_first(directory)):
-        raise ValueError(f"directory {directory} has no checkpoint; allowed: one in which a training ran")
-    return load_file(found[0])
+    if not (path := directory / checkpoint.FINAL).exists():
+        raise ValueError(f"directory {directory} has no {path.name}; allowed: one in which a training ended; run it")
+    return checkpoint.arrays_of(path)
 
 
 def differing(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> int:
@@ -109,7 +113,7 @@ def differing(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> int:
 
 def _start(directory: Path, kind: str) -> subprocess.Popen[str]:
     """Start the training; programs that were compiled once are found again, beside the directory."""
-    command = [sys.executable, "-m", "anatomy.train.killed", str(directory), kind]
+    command = [sys.executable, "-m", "anatomy.train.crash_test", str(directory), kind]
     found = {
         "JAX_COMPILATION_CACHE_DIR": str(directory.parent / "programs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -118,7 +122,9 @@ def _start(directory: Path, kind: str) -> subprocess.Popen[str]:
 
 
 def _step(directory: Path) -> int:
-    """Of the newest checkpoint; 0 if there is none."""
+    """Of the newest checkpoint; all where the training has ended, 0 if there is none."""
+    if (directory / checkpoint.FINAL).exists():
+        return TRAINING.steps
     found = checkpoint.newest_first(directory)
     return int(checkpoint.NAME.fullmatch(found[0].name)[1]) if found else 0
 
@@ -128,14 +134,19 @@ def _last(said: str) -> str:
     return (said.strip().splitlines() or ["it ended and said nothing"])[-1]
 
 
-def main() -> None:
-    """Train, or go on where the last checkpoint ends."""
-    parser = argparse.ArgumentParser(prog="python -m anatomy.train.killed", description=main.__doc__)
+def main() -> int:
+    """Train, or go on where the last checkpoint ends; 0, or 130 where it was interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m anatomy.train.crash_test", description=main.__doc__)
     parser.add_argument("directory", type=Path, help="of the checkpoints")
     parser.add_argument("kind", nargs="?", choices=KINDS, default="text", help="what is trained")
-    given = parser.parse_args()
-    KINDS[given.kind](given.directory)
+    options = parser.parse_args()
+    try:
+        KINDS[options.kind](options.directory)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted: {stop}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

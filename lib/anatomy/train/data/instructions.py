@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from anatomy.specs.base import between, check_arguments
-from anatomy.train.corpus import CORPORA, SPLITS, Split, documents, split_of
-from anatomy.train.tokens import Tokenizer, endless, permutation
+from anatomy.train.data.corpus import CORPORA, SPLITS, Split, documents, split_of
+from anatomy.train.data.tokens import Tokenizer, endless, permutation
 
 AT_LEAST_NONE, AT_LEAST_ONE = between(whole=True), between(1, whole=True)
 WORD = re.compile(r"(?<![\w'-])[a-z]{3,6}(?![\w'-])")
@@ -118,7 +118,13 @@ def pairs(split: Split, each: int, seed: int = 0) -> tuple[Pair, ...]:
 
 
 def draw(things: Sequence[str], count: int, *key: int) -> list[str]:
-    """The first so many things, in an order that depends on the key."""
+    """The first so many things, in an order that depends on the key.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if count > len(things):
+        raise ValueError(f"draw.count is {count}; allowed: at most {len(things)}, all that there are; draw fewer")
     return [things[i] for i in permutation(len(things), *key)[:count]]
 
 
@@ -158,7 +164,7 @@ def accuracy(pairs: Sequence[Pair], said: Sequence[str]) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Instructions:
-    """Pairs as rows of tokens, one pair a row, with a mask of what the loss counts; without end.
+    """Pairs as rows of tokens, one pair a row and padded, with masks of what is real and what counts; without end.
 
     Each time through, the pairs come in another order.
 
@@ -200,15 +206,22 @@ class Instructions:
         ]
 
     @functools.cached_property
-    def table(self) -> tuple[Int32[np.ndarray, "R length+1"], Float32[np.ndarray, "R length"]]:
-        """A row for each pair, filled up with end tokens, and the mask of the tokens it predicts."""
+    def table(
+        self,
+    ) -> tuple[Int32[np.ndarray, "R length+1"], Bool[np.ndarray, "R length"], Float32[np.ndarray, "R length"]]:
+        """A row for each pair, padded with end tokens; which input tokens are real; and which predicted ones count.
+
+        The last token of a pair predicts nothing. So as input it is padding.
+        """
         tokens = np.full((len(self.pairs), self.length + 1), self.tokenizer.end, np.int32)
-        mask = np.zeros((len(self.pairs), self.length), np.float32)
+        real = np.zeros((len(self.pairs), self.length), bool)
+        counted = np.zeros((len(self.pairs), self.length), np.float32)
         for row, (asked, answered) in enumerate(self._parts):
             start, end = len(asked), len(asked) + len(answered)
             tokens[row, :start], tokens[row, start:end] = asked, answered
-            mask[row, start - 1 : end - 1] = 1.0  # token s is predicted at s - 1
-        return tokens, mask
+            real[row, : end - 1] = True
+            counted[row, start - 1 : end - 1] = 1.0  # token s is predicted at s - 1
+        return tokens, real, counted
 
     def _numbers(self, start: int, count: int) -> list[int]:
         """Pairs in these rows."""
@@ -224,10 +237,18 @@ class Instructions:
         numbers = self._numbers(start, count)
         return self.table[0][numbers], np.array([KINDS.index(self.pairs[i].kind) for i in numbers], np.int32)
 
-    def masks(self, start: int, count: int) -> Float32[np.ndarray, "count length"]:
+    def padding_mask(self, start: int, count: int) -> Bool[np.ndarray, "count length"]:
+        """True for the input tokens of these rows that belong to a pair and predict one of its tokens.
+
+        Raises:
+            TypeError, ValueError: as `rows`.
+        """
+        return self.table[1][self._numbers(start, count)]
+
+    def loss_mask(self, start: int, count: int) -> Float32[np.ndarray, "count length"]:
         """1 for the tokens predicted in these rows that belong to an answer, its end token too; 0 for all others.
 
         Raises:
-            TypeError, ValueError: start or count is no whole number of at least 0.
+            TypeError, ValueError: as `rows`.
         """
-        return self.table[1][self._numbers(start, count)]
+        return self.table[2][self._numbers(start, count)]

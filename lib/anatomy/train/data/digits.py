@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Bool, Float32, Int, Int32
 
 from anatomy.model.vision import Vision
 from anatomy.specs.base import between, check_arguments
-from anatomy.train.corpus import SPLITS, CorpusError, Split
-from anatomy.train.tokens import Tokenizer
+from anatomy.train.data.corpus import SPLITS, CorpusError, Split
+from anatomy.train.data.tokens import Tokenizer
 
 SIDE = 8  # pixels of a digit
 TRAINED_ON = 1437  # digits; the others are held out
@@ -122,19 +122,24 @@ def longest(tokenizer: Tokenizer) -> int:
     return LONGEST * max(len(tokenizer.encode(caption([digit]))) for digit in range(len(WORDS))) + 1
 
 
-def captioned(
-    tokenizer: Tokenizer, labels: Int32[np.ndarray, "B LONGEST"]
-) -> tuple[Int32[np.ndarray, "B S+1"], Float32[np.ndarray, "B S"]]:
-    """Prompt, caption and end of each row, padded with ends; and which of the tokens that follow the first count.
+class Captions(NamedTuple):
+    """Prompt, caption and end of each row, padded with ends; which inputs are real; which predicted tokens count."""
 
-    The loss counts caption and end.
-    """
+    tokens: Int32[np.ndarray, "B S+1"]
+    padding_mask: Bool[np.ndarray, "B S"]
+    loss_mask: Float32[np.ndarray, "B S"]
+
+
+def captioned(tokenizer: Tokenizer, labels: Int32[np.ndarray, "B LONGEST"]) -> Captions:
+    """Rows of tokens for rows of digits. The loss counts caption and end; an end predicts nothing, and is no input."""
     first = prompt(tokenizer)
-    made = np.full((len(labels), len(first) + longest(tokenizer)), tokenizer.end, np.int32)
-    mask = np.zeros((len(labels), made.shape[1] - 1), np.float32)
-    for row, counts, label in zip(made, mask, labels, strict=True):
+    tokens = np.full((len(labels), len(first) + longest(tokenizer)), tokenizer.end, np.int32)
+    real = np.zeros((len(labels), tokens.shape[1] - 1), bool)
+    counted = np.zeros(real.shape, np.float32)
+    for row, inputs, counts, label in zip(tokens, real, counted, labels, strict=True):
         words = tokenizer.encode(caption(label))
-        row[: len(first)] = first
-        row[len(first) : len(first) + len(words)] = words
-        counts[len(first) - 1 : len(first) + len(words)] = 1
-    return made, mask
+        end = len(first) + len(words)
+        row[: len(first)], row[len(first) : end] = first, words
+        inputs[:end] = True
+        counts[len(first) - 1 : end] = 1
+    return Captions(tokens, real, counted)

@@ -17,9 +17,9 @@ import tokenizers
 from jaxtyping import Int32, Int64
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from anatomy.memo import cache_directory, write_atomically
 from anatomy.specs.base import between, check_arguments
-from anatomy.train.cache import cache_directory, write_atomically
-from anatomy.train.corpus import CORPORA, Split, documents
+from anatomy.train.data.corpus import CORPORA, Split, documents
 
 MARKS = ("<|end|>", "<|question|>", "<|answer|>")  # tokens 0, 1 and 2
 SMALLEST = 256 + len(MARKS)  # every byte is a token, so that any text can be written

@@ -1,0 +1,45 @@
+"""Recipes: the trainings that the book uses, by name. Each is seeded, cached, and trained when it is first asked for.
+
+python -m anatomy.train.recipes            trains all that are missing, as `make models` does
+python -m anatomy.train.recipes target     trains one, and those that it starts from
+python -m anatomy.train.recipes --clean    removes them from the cache
+"""
+
+from anatomy.train.recipes.registry import (
+    HELD_OUT,
+    RECIPES,
+    digest,
+    directory,
+    held_out,
+    known,
+    measured,
+    seconds,
+    trained,
+)
+from anatomy.train.recipes.text import EXPERTS, GPT, HEADS, SEEDS, SMALL, TEXT, TUNING, Recipe, sweep, with_experts
+from anatomy.train.recipes.vision import VISION, Seer, VisionRecipe
+
+__all__ = [
+    "EXPERTS",
+    "GPT",
+    "HEADS",
+    "HELD_OUT",
+    "RECIPES",
+    "SEEDS",
+    "SMALL",
+    "TEXT",
+    "TUNING",
+    "VISION",
+    "Recipe",
+    "Seer",
+    "VisionRecipe",
+    "digest",
+    "directory",
+    "held_out",
+    "known",
+    "measured",
+    "seconds",
+    "sweep",
+    "trained",
+    "with_experts",
+]
