@@ -11,7 +11,7 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/_build/programs
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.2
 
-.PHONY: book test models lab bench lint lock clean
+.PHONY: book page check test models lab bench lint lock clean
 .DEFAULT_GOAL := book
 
 # The environment is complete only when its stamp is newer than what it was made from.
@@ -29,6 +29,16 @@ book: models  ## the site, strictly: a warning is an error; anew, from cells tha
 	rm -rf _build/html _build/.doctrees
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book lies at file://$(CURDIR)/$(SITE)"
+
+page: $(VENV)/ready  ## one page, as in `make page PAGE=vision`: executed if it changed, and built
+	@test -f "book/$(PAGE).md" -o -f "book/$(PAGE).rst" || { echo "PAGE is '$(PAGE)'; allowed: the name of a file in book/, such as PAGE=vision"; exit 1; }
+	mkdir -p _build/page
+	printf 'format: jb-book\nroot: book/$(PAGE)\n' > _build/page/toc.yml
+	$(BIN)/jupyter-book build . --toc $(CURDIR)/_build/page/toc.yml --path-output _build/page
+	@echo "The page lies at file://$(CURDIR)/_build/page/_build/html/book/$(PAGE).html; links to other pages lead nowhere"
+
+check: lint  ## lint, types, and every test that needs neither a trained model nor the built book: minutes
+	$(BIN)/python -m pytest -m "not models and not book and not slow"
 
 test: book  ## every test, the built site included
 	$(BIN)/python -m pytest
@@ -49,6 +59,7 @@ bench: $(VENV)/ready  ## measurements side by side, written to _build/bench.json
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # uv resolves once for all systems and Python versions; environment.yml lists the very same pins.
 lock:

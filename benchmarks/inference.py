@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from anatomy import specs
 from anatomy.cost import explore
+from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.search import every_plan, search
-from anatomy.cost.inference.steps import decode, overheads
+from anatomy.cost.inference.steps import decode
 from anatomy.specs import Serving
 from anatomy.validate import read
 
@@ -19,7 +20,7 @@ from benchmarks.training import per_second
 
 MODEL = specs.architecture("gpt4_mqa")
 CLUSTER = specs.cluster("a100_sxm_40gb", 32)
-CONSTANTS = overheads("ampere")
+CONSTANTS = overheads("a100_sxm_80gb")
 COUNT, SOME = 2**24, 2**18  # steps; what does not grow with their number cancels between the two
 # A question that all programs answer: Llama 2 70B on eight A100 of 80 GB.
 QUESTION = {
@@ -63,7 +64,7 @@ def random_steps(count: int) -> dict[str, np.ndarray]:
 def evaluate(sequences: Any, context: Any, **fields: Any) -> Any:
     """Seconds of a decode step, every term included."""
     plan = Serving(micro_batches=fields["pipeline"], cache_by_sequence=1.0, **fields)
-    return decode(MODEL, plan, CLUSTER, CONSTANTS, sequences, context).seconds
+    return decode(MODEL, plan, CLUSTER, CONSTANTS, batch=sequences, context=context).seconds
 
 
 def measure() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -79,7 +80,7 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "decode_steps", {"value": ours, "unit": "evaluations/s", "with_compilation": COUNT / whole}
 
         llama, box = specs.architecture("llama2_70b"), specs.cluster("a100_sxm_80gb", 1)
-        made = decode(llama, Serving(tensor=8.0), box, CONSTANTS, 32.0, 2048.0)
+        made = decode(llama, Serving(tensor=8.0), box, CONSTANTS, batch=32.0, context=2048.0)
         seconds = {
             "step_seconds_ours": float(made.seconds),
             "step_seconds_ours_without_starts": float(made.seconds - made.starts),
@@ -95,7 +96,7 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, ratio | seconds | {"step_seconds_peer": answer["seconds"]}
 
         jax.clear_caches()
-        plans = every_plan(MODEL, CLUSTER, 2 ** np.arange(0, 16, 0.1))
+        plans = every_plan(MODEL, CLUSTER, batch=2 ** np.arange(0, 16, 0.1))
         start = time.perf_counter()
         found = search(MODEL, CLUSTER, CONSTANTS, 4096.0, Serving(), plans)
         front = found.frontier()

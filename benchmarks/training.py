@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from anatomy import specs
 from anatomy.cost import collectives, explore, memory, pipeline, training
+from anatomy.cost.efficiency import efficiency
 from anatomy.cost.search import search
 from anatomy.specs import cluster as cluster_module
 from anatomy.specs import plan as plan_module
@@ -26,7 +27,7 @@ from benchmarks import peers
 
 MODEL = specs.architecture("gpt4")
 CLUSTER = specs.cluster("a100_sxm_40gb", 3125)
-SHARE = training.efficiency("ampere")
+SHARE = efficiency("a100_sxm_80gb")
 SEQUENCES, SEQUENCE = 60e6 / 8192, 8192.0
 COUNT = 2**24  # plans
 SOME = 2**18  # of them, for what is slower
@@ -52,7 +53,7 @@ def random_plans(count: int) -> dict[str, np.ndarray]:
 def evaluate(**values: Any) -> dict[str, Any]:
     """Time and memory of a plan, every term included."""
     plan = specs.Plan(**values, sequence_parallel=1.0)
-    made = training.step(MODEL, plan, CLUSTER, SEQUENCES, SEQUENCE, SHARE)
+    made = training.step(MODEL, plan, CLUSTER, batch=SEQUENCES, sequence_length=SEQUENCE, efficiency=SHARE)
     return {"seconds": made.seconds, "memory": made.memory.total}
 
 
@@ -166,7 +167,14 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
 
     jax.clear_caches()
     start = time.perf_counter()
-    found = search(MODEL, CLUSTER, SEQUENCES, SEQUENCE, SHARE, specs.Plan(fused_attention=1.0))
+    found = search(
+        MODEL,
+        CLUSTER,
+        batch=SEQUENCES,
+        sequence_length=SEQUENCE,
+        efficiency=SHARE,
+        like=specs.Plan(fused_attention=1.0),
+    )
     yield "plan_search", {"value": time.perf_counter() - start, "unit": "seconds", "plans": len(found.seconds)}
 
     rows = compare(read()[0])

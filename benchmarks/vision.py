@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from anatomy.claims import vision as article
-from anatomy.claims.architecture import printed
+from anatomy.claims.checks.vision.loading import encoder_speed, speed
+from anatomy.claims.record import printed
 from anatomy.train import image_loader
 from anatomy.train.vision import reading
 from anatomy.train.vision import recipes as seers
@@ -14,13 +14,13 @@ def loading() -> dict[str, Any]:
     """Speed of the loader on JPEG files, its parts, other formats, and the chips of GPT-4's training that it feeds."""
     speeds = {kind: image_loader.speed(kind)._asdict() for kind in image_loader.FORMATS}
     value = speeds["JPEG"]["all"]
-    chip = article.speed() / printed("train.gpus")  # tokens a second
+    chip = speed() / printed("train.gpus")  # tokens a second
     return {
         "value": value,
         "unit": "tokens/s",
         "each": speeds,
         "chips_fed": value / chip,
-        "cores_for_an_encoder_chip": article.encoder_speed() / value,
+        "cores_for_an_encoder_chip": encoder_speed() / value,
     }
 
 

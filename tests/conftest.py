@@ -20,16 +20,24 @@ jax.config.update("jax_enable_x64", True)
 
 
 class ByFile(LoadScopeScheduling):
-    """Keeps what shares costly fixtures on one worker: a file, or all that looks at the built book."""
+    """Keeps a file on one worker, since its tests share costly fixtures; notebooks are run one by one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::", 1)[0]
-        return "book" if "book/" in file else file
+        return nodeid if "test_notebooks_run_" in nodeid else nodeid.split("::", 1)[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
     """How tests are given to workers."""
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the built book, and put what takes longest first, so that no worker is left with it alone."""
+    for item in items:
+        if {"site", "sites"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("book")
+    ranks = {"book": 0, "models": 1, "slow": 2}
+    items.sort(key=lambda item: min([ranks[m.name] for m in item.iter_markers() if m.name in ranks], default=3))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,6 +1,7 @@
 """The Anatomy of GPT-4: cost models, a small model that runs, the ledger of claims, and what the book is made with.
 
-Rooms, each importing only from those after it: site; claims, validate; train; cost, model; specs.
+Rooms, each importing only from those after it:
+site; claims, validate; measure; train, decode; cost, model; specs; memo.
 """
 
 from importlib.metadata import version

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
 from support.checkout import ROOT, build, built_before_edits, copy_checkout
 
 
@@ -16,19 +17,26 @@ class Site(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Site]:
+def sites(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Site, Site]:
     """A clean build of what the first build executed, and the first: the checkout's, as long as it is up to date.
 
-    On a clean checkout, as in CI, the first is clean too. Executing is repeated by the tests of notebooks.
+    On a clean checkout, as in CI, the first is clean too. Executing is repeated by the tests of notebooks. The worker
+    that comes first builds for all.
     """
-    first = ROOT
-    if built_before_edits(ROOT):
-        first = copy_checkout(tmp_path_factory.mktemp("first"))
-        build(first)
-    again = copy_checkout(tmp_path_factory.mktemp("again"))
-    shutil.copytree(first / "_build" / ".jupyter_cache", again / "_build" / ".jupyter_cache")
-    build(again)
-    return Site(again, again / "_build" / "html"), Site(first, first / "_build" / "html")
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    first, again = shared / "first", shared / "again"
+    with FileLock(shared / "book.lock"):
+        if not (shared / "built").exists():
+            if built_before_edits(ROOT):
+                build(copy_checkout(first))
+            again = copy_checkout(again)
+            source = first if first.exists() else ROOT
+            shutil.copytree(source / "_build" / ".jupyter_cache", again / "_build" / ".jupyter_cache")
+            build(again)
+            (shared / "built").touch()
+    source = first if first.exists() else ROOT
+    return Site(again, again / "_build" / "html"), Site(source, source / "_build" / "html")
 
 
 @pytest.fixture(scope="session")

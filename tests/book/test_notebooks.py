@@ -8,8 +8,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from anatomy.site.sphinx import execution
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from support.checkout import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +23,7 @@ nbformat.write(notebook, "executed.ipynb")
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fresh_python(tmp_path_factory) -> Path:
     """A Python that has what `anatomy[notebook]` depends on and a runner, and neither `anatomy` nor the book's tools.
 
@@ -107,16 +109,15 @@ def results(notebook: nbformat.NotebookNode) -> list[tuple[str, list[dict]]]:
     ]
 
 
-def test_notebooks_run_in_an_empty_folder_and_say_the_same_again(site, fresh_python, tmp_path):
-    for path in notebooks(site):
-        folder = tmp_path / path.stem
-        folder.mkdir()
-        done = subprocess.run([fresh_python, "-c", RUN, path], cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{path.name}\n{done.stderr[-3000:]}"
-        again = nbformat.read(folder / "executed.ipynb", 4)
-        assert again.cells[1].source.startswith("WHEEL")
-        if path.stem != "reproducibility":  # which lists the packages of where it runs
-            assert results(again) == results(nbformat.read(path, 4)), path.name
+@pytest.mark.parametrize("page", sorted(execution.pages(ROOT)))
+def test_notebooks_run_in_an_empty_folder_and_say_the_same_again(page, site, fresh_python, tmp_path):
+    path = site.html / "_sources" / "book" / f"{page}.ipynb"
+    done = subprocess.run([fresh_python, "-c", RUN, path], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{path.name}\n{done.stderr[-3000:]}"
+    again = nbformat.read(tmp_path / "executed.ipynb", 4)
+    assert again.cells[1].source.startswith("WHEEL")
+    if page != "reproducibility":  # which lists the packages of where it runs
+        assert results(again) == results(nbformat.read(path, 4))
     where = subprocess.run(
         [fresh_python, "-c", "import anatomy; print(anatomy.__file__)"], capture_output=True, text=True, cwd=tmp_path
     )

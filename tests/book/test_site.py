@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 import bibtexparser
 import pytest
 from anatomy import __version__, claims
-from anatomy.claims.inference_infrastructure_fronts import serving_plan
+from anatomy.claims.article.frontier import serving_plan
 from anatomy.site.calculator import quantity
 from bs4 import BeautifulSoup
 from support.browser import chromium, needs_chromium, served

@@ -1,8 +1,8 @@
 """The finding on continuous batching follows from the simulation, whatever the draws."""
 
 import pytest
-from anatomy.claims import continuous_batching as article
-from anatomy.claims.inference_infrastructure import served
+from anatomy.claims.article.serving import served
+from anatomy.claims.checks import continuous_batching as article
 from anatomy.cost.inference import waiting
 from anatomy.cost.inference.queueing import Policy, simulate, static
 from anatomy.cost.inference.step_costs import Work

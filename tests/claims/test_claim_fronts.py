@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 import pytest
-from anatomy.claims.inference_infrastructure import GENERATIONS, SERVING, machine, model
-from anatomy.claims.inference_infrastructure_fronts import BEST, COLUMNS, TOLD, fronts, serving_plan, told
+from anatomy.claims.article.frontier import BEST, COLUMNS, TOLD, fronts, serving_plan, told
+from anatomy.claims.article.serving import SERVING, machine, model
+from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.legality import problems
 from anatomy.cost.inference.memory import memory
 from anatomy.cost.inference.search import SEARCHED
-from anatomy.cost.inference.steps import decode, overheads
+from anatomy.cost.inference.steps import decode
 from anatomy.specs import Serving
 
 KEY, CONTEXT = "a100_sxm_40gb", 4096.0
@@ -39,12 +40,12 @@ def test_points_are_what_the_cost_model_says(made):
             layout = {name: row[name] for name in SEARCHED if name != "sequences"}
             plan = Serving(weight_bytes=width, data=row["expert"], **layout)
             with jax.enable_x64(True):
-                step = decode(model(), plan, machine(KEY), overheads(GENERATIONS[KEY]), row["sequences"], context)
-                held = memory(model(), plan, row["sequences"], context).total
+                step = decode(model(), plan, machine(KEY), overheads(KEY), batch=row["sequences"], context=context)
+                held = memory(model(), plan, batch=row["sequences"], context=context).total
             assert row["seconds"] == pytest.approx(float(step.seconds), rel=1e-9)
             assert row["chip_seconds"] == pytest.approx(float(plan.chips / step.tokens_per_second), rel=1e-9)
             assert row["memory"] == pytest.approx(float(held), rel=1e-9) and plan.chips <= most
-            assert problems(model(), plan, machine(KEY), row["sequences"], context) == []
+            assert problems(model(), plan, machine(KEY), batch=row["sequences"], context=context) == []
 
 
 def test_no_point_of_a_frontier_beats_another(made):
@@ -66,7 +67,7 @@ def test_the_layout_as_told_grows_in_its_batch_until_memory_ends():
     rows = list(plans(columns))
     assert {(row["tensor"], row["pipeline"]) for row in rows} == {(8.0, 16.0)}
     assert np.all(np.diff(columns["sequences"]) > 0) and np.all(np.diff(columns["chip_seconds"]) < 0)
-    twice = memory(model(), SERVING, 2 * rows[-1]["sequences"], CONTEXT).total
+    twice = memory(model(), SERVING, batch=2 * rows[-1]["sequences"], context=CONTEXT).total
     assert rows[-1]["memory"] <= 40e9 < float(twice)
 
 

@@ -1,14 +1,14 @@
 """Claims on multi-query attention: rooms and caches against closed forms and published figures."""
 
 import dataclasses
-import importlib
 
 import jax
 import numpy as np
 import pytest
 from anatomy.claims import Verdict, finding, get
-from anatomy.claims import multi_query_attention as article
-from anatomy.claims.inference_infrastructure import SERVING, model, room
+from anatomy.claims.article.serving import SERVING, model, room
+from anatomy.claims.checks import multi_query_attention as article
+from anatomy.claims.ledger.registry import check_of
 from anatomy.claims.record import record
 from anatomy.cost.inference.memory import held_weights, memory, sequence_cache
 from anatomy.model import Config, empty_cache
@@ -17,13 +17,12 @@ from anatomy.train.recipes import HEADS, RECIPES
 from hypothesis import given
 from hypothesis import strategies as st
 
-CHECKS = importlib.import_module("anatomy.claims.ledger").checks()
 KEY_HEADS = (1.0, 2.0, 4.0, 7.0, 8.0, 14.0, 16.0, 28.0, 56.0, 112.0)
 
 
 def recheck(key, **changes):
     with jax.enable_x64(True):
-        return CHECKS[key](dataclasses.replace(get(key), **changes))
+        return check_of(key)(dataclasses.replace(get(key), **changes))
 
 
 def test_one_head_is_a_slip_of_the_retelling(monkeypatch):
@@ -42,7 +41,7 @@ def test_long_contexts_that_did_not_fit_would_settle_the_claim(monkeypatch):
 
 def test_a_batch_that_is_not_capped_would_refute_the_cap(monkeypatch):
     assert finding("mqa.8k_cap").verdict is Verdict.HOLDS
-    monkeypatch.setattr(article, "room", lambda *_, **__: article.UNBOUND)
+    monkeypatch.setattr(article, "room", lambda *_, **__: get("mqa.8k_cap").verdict["unbound"])
     assert recheck("mqa.8k_cap").verdict is Verdict.OFF
 
 
@@ -59,7 +58,7 @@ def test_the_room_is_that_of_the_equation(kv_heads, context, width):
         # Working memory takes a little; split by sequences there is room for eight or for none.
         assert found <= told and (found >= 0.9 * told - 1 or told < 9)
         if found:
-            assert float(memory(shape, plan, found, context).total) <= chip(article.A100).memory
+            assert float(memory(shape, plan, batch=found, context=context).total) <= chip(article.A100).memory
 
 
 @given(st.sampled_from(KEY_HEADS))

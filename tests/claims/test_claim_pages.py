@@ -7,10 +7,12 @@ from collections import Counter
 
 import pytest
 from anatomy.claims import SECTIONS, Finding, Verdict, as_records, claims, finding, ledger, listing, show, summary
-from anatomy.claims.show import TONES
+from anatomy.claims.ledger.show import TONES
 from bs4 import BeautifulSoup
 
-LEDGER, SHOW = (importlib.import_module(f"anatomy.claims.{name}") for name in ("ledger", "show"))
+ARTICLE, REGISTRY, SHOW = (
+    importlib.import_module(f"anatomy.claims.{name}") for name in ("record.article", "ledger.registry", "ledger.show")
+)
 CLAIMS = claims()
 SOME = "cb.used"  # any claim will do
 
@@ -43,14 +45,19 @@ def test_boxes_say_what_was_found(page):
         assert (box["data-section"], box["data-verdict"]) == (claim.section, found.verdict)
         assert box["data-tone"] == TONES[found.verdict]
         assert f"Evidence: {found.evidence}." in text
+        assert claim.verdict.reason in text
+        for name, term in claim.verdict.terms.items():
+            shown = term if isinstance(term, (str, tuple)) else f"{term:,.9g}"
+            for each in shown if isinstance(shown, tuple) else (shown,):
+                assert re.search(rf"{name.replace('_', ' ')} [^;]*{re.escape(each)}", text), (claim.id, name)
         assert [a["href"] for a in box.select(".rest a")] == [f"references.html#{key}" for key in found.sources]
         assert ("Article:" in text) == (claim.value is not None)
         assert ("Recomputed:" in text) == (found.value is not None)
 
 
 def test_an_open_claim_says_so(monkeypatch):
-    monkeypatch.setattr(LEDGER, "checks", dict)
-    found = LEDGER.finding.__wrapped__(SOME)  # what is kept was found with the check
+    monkeypatch.setattr(REGISTRY, "check_of", lambda key: None)
+    found = REGISTRY.finding.__wrapped__(SOME)  # what is kept was found with the check
     monkeypatch.setattr(SHOW, "finding", lambda _: found)
     box = soup(show(SOME))
     assert box.select_one(".verdict").get_text() == "Not checked yet"
@@ -127,7 +134,7 @@ def test_words_cannot_become_markup(make, monkeypatch):
     key = SOME
     claim = dataclasses.replace(CLAIMS[key], claim=NASTY, note=NASTY, original=NASTY, unit=f"<b>{NASTY}", value=5)
     found = Finding(verdict=Verdict.OFF, says=NASTY, value=2.0, unit="<i>", assumes=(NASTY,), off_by=0.4)
-    for module in (LEDGER, SHOW):
+    for module in (ARTICLE, SHOW):
         monkeypatch.setattr(module, "claims", lambda: CLAIMS | {key: claim})
     monkeypatch.setattr(SHOW, "finding", lambda wanted: found if wanted == key else finding(wanted))
     html = make().html

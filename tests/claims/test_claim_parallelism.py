@@ -4,7 +4,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from anatomy.claims import Evidence, finding
-from anatomy.claims.parallelism import ARTICLE, SEQUENCES, STAGES, idle_ticks, timeline
+from anatomy.claims.article.training import ARTICLE, SEQUENCES, STAGES
+from anatomy.claims.checks.parallelism.schedule import idle_ticks, timeline
 from anatomy.cost.pipeline import bubble_fraction
 from hypothesis import given, settings
 

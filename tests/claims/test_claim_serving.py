@@ -2,11 +2,10 @@
 
 import jax
 import pytest
-from anatomy.claims import inference_cost, inference_tradeoffs
-from anatomy.claims.architecture import printed
-from anatomy.claims.finding import Verdict
-from anatomy.claims.ledger import get
+from anatomy.claims.checks import inference_cost, inference_tradeoffs
+from anatomy.claims.ledger.finding import Verdict
 from anatomy.claims.record import record
+from anatomy.claims.record.article import get, printed
 from anatomy.cost.inference.memory import memory
 from anatomy.specs import Serving, architecture, chip
 
@@ -16,7 +15,9 @@ def test_davinci_has_all_the_sequences_that_fit():
     with jax.enable_x64(True):
         most = float(inference_cost.davinci().sequences)
         assert (
-            float(memory(shape, plan, most, 2048.0).total) <= room < float(memory(shape, plan, most + 1, 2048.0).total)
+            float(memory(shape, plan, batch=most, context=2048.0).total)
+            <= room
+            < float(memory(shape, plan, batch=most + 1, context=2048.0).total)
         )
 
 

@@ -1,33 +1,37 @@
 """Claims on speculative decoding: verdicts follow from the numbers, and change with what the article says."""
 
 import dataclasses
-import importlib
 
 import jax
 import numpy as np
 import pytest
 from anatomy.claims import Verdict, finding, get
-from anatomy.claims.speculative_decoding import dense, lengths, pairs, routed
-from anatomy.claims.speculative_decoding_gain import BATCHES, GAIN, USUAL, best_gain
-
-CHECKS = importlib.import_module("anatomy.claims.ledger").checks()
+from anatomy.claims.checks.speculative_decoding.draft import dense, lengths, routed
+from anatomy.claims.checks.speculative_decoding.gain import BATCHES, USUAL, best_gains
+from anatomy.claims.checks.speculative_decoding.mechanism import pairs
+from anatomy.claims.ledger.registry import check_of
 
 
 def recheck(key, **changes):
     with jax.enable_x64(True):
-        return CHECKS[key](dataclasses.replace(get(key), **changes))
+        return check_of(key)(dataclasses.replace(get(key), **changes))
+
+
+def declared(key, **terms):
+    """The finding if the verdict turned on something else."""
+    verdict = get(key).verdict
+    return recheck(key, verdict=dataclasses.replace(verdict, terms={**verdict.terms, **terms}))
 
 
 def test_what_the_retelling_lost_would_be_found():
     assert finding("sd.used").verdict is Verdict.LOST
-    said = "OpenAI uses speculative decoding, by people called reliable"
-    assert recheck("sd.used", claim=said).verdict is Verdict.CONFIRMED
+    assert declared("sd.used", credit="people called reliable").verdict is Verdict.CONFIRMED
 
 
 def test_the_study_is_ascribed_to_whom_it_is_by():
     assert finding("sd.source").verdict is Verdict.PARTLY
-    right = recheck("sd.source", claim="The explanation adapts a Stanford study, Staged Speculative Decoding")
-    other = recheck("sd.source", claim="The explanation adapts a DeepMind study")
+    right = declared("sd.source", affiliation="Stanford")
+    other = declared("sd.source", title="Speculative Sampling")
     assert (right.verdict, other.verdict) == (Verdict.CONFIRMED, Verdict.REFUTED)
 
 
@@ -38,10 +42,10 @@ def test_four_tokens_are_the_best_at_a_batch_that_is_named():
 
 def test_one_user_gains_with_a_dense_model_and_many_with_a_mixture():
     with jax.enable_x64(True):
-        gains = np.array([best_gain(n) for n in (BATCHES[0], 32.0, BATCHES[-1])])
+        gains = best_gains((BATCHES[0], 32.0, BATCHES[-1]))
         alone = lengths(lambda g: dense(1.0, g))
     assert finding("sd.small_batch").verdict is Verdict.PARTLY
-    assert gains[0] < GAIN < gains[1] and gains[2] == pytest.approx(1)
+    assert gains[0] < get("sd.small_batch").verdict["least_gain"] < gains[1] and gains[2] == pytest.approx(1)
     assert alone.max() > 2 and alone[0] == pytest.approx(1)
 
 

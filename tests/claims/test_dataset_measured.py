@@ -1,13 +1,12 @@
 """What the claims of the dataset take from the small model: the comparisons, on losses and loads that are given."""
 
-import importlib
-
 import numpy as np
 import pytest
-from anatomy.claims import Evidence, Verdict, claims, dataset
+from anatomy.claims import Evidence, Verdict, claims
+from anatomy.claims.checks import dataset
+from anatomy.claims.ledger.registry import check_of
 from anatomy.train import recipes, sweeps
 
-CHECKED = importlib.import_module("anatomy.claims.ledger").checks()
 LOSSES = {"experts_16_0": 4.0, "experts_16_1": 4.1, "experts_16_2": 4.2, "ramp": 4.25, "batch_4": 3.9}
 LOSSES |= {"epochs_2": 4.15, "epochs_4": 4.35, "epochs_16": 6.1, "target": 3.5, "context": 3.75}
 
@@ -22,7 +21,7 @@ def measured(monkeypatch):
 
 
 def says(key: str) -> str:
-    return CHECKED[key](claims()[key]).says
+    return check_of(key)(claims()[key]).says
 
 
 def test_losses_are_told_from_the_mean_of_the_seeds(measured):
@@ -65,7 +64,7 @@ def test_findings_say_what_was_measured(measured):
 
 def test_an_expert_that_saw_every_token_would_refute_the_claim(measured):
     _, load = measured
-    check, claim = CHECKED["data.expert_subset"], claims()["data.expert_subset"]
+    check, claim = check_of("data.expert_subset"), claims()["data.expert_subset"]
     found = check(claim)
     assert (found.verdict, found.evidence) == (Verdict.HOLDS, Evidence.SMALL_MODEL)
     load[:] = 0

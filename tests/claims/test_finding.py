@@ -5,11 +5,12 @@ import math
 
 import hypothesis.strategies as st
 import pytest
-from anatomy.claims.finding import Evidence, Verdict, compare, decide, uncheckable
-from anatomy.claims.ledger import Claim
+from anatomy.claims.ledger.claim import Claim, Terms
+from anatomy.claims.ledger.finding import Evidence, Verdict, compare, decide, uncheckable
 from hypothesis import given
 
-CLAIM = Claim(id="test.claim", section="intro", claim="A thing is so large", kind="given", value=1.0, unit="B")
+TWO_DIGITS = Terms("test.claim", {"tolerance": 0.05}, "Two digits are printed.")
+CLAIM = Claim("test.claim", "intro", "A thing is so large", "given", value=1.0, unit="B", verdict=TWO_DIGITS)
 OTHER = dataclasses.replace(CLAIM, id="test.other")
 values = st.floats(1e-12, 1e27)
 tolerances = st.floats(0.001, 0.3)
@@ -18,8 +19,9 @@ thousands = st.integers(-4, 4).filter(bool)
 AGAINST = st.sampled_from([None, OTHER])
 
 
-def held(printed: float, recomputed: float, **given):
-    return compare(dataclasses.replace(CLAIM, value=printed), recomputed, "So it is.", **given)
+def held(printed: float, recomputed: float, tolerance: float = 0.05, **given):
+    terms = Terms("test.claim", {"tolerance": tolerance}, "It is so.")
+    return compare(dataclasses.replace(CLAIM, value=printed, verdict=terms), recomputed, "So it is.", **given)
 
 
 @given(values, tolerances, within, AGAINST)
@@ -70,7 +72,7 @@ def test_a_wider_tolerance_never_takes_a_verdict_back(printed, factor, left, rig
     assert wide is Verdict.HOLDS or narrow is not Verdict.HOLDS
 
 
-def test_two_printed_digits_are_the_tolerance_by_default():
+def test_the_tolerance_is_relative():
     assert held(100, 104.9).verdict is Verdict.HOLDS and held(100, 105.1).verdict is Verdict.OFF
 
 

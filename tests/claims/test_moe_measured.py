@@ -1,21 +1,21 @@
 """What the claims on experts take from the small model: gains, slopes and loads of losses that are given."""
 
-import importlib
 from math import log
 
 import numpy as np
 import pytest
 from anatomy.claims import Verdict, claims
-from anatomy.claims import moe_tradeoffs as moe
+from anatomy.claims.checks.moe_tradeoffs import losses, serving
+from anatomy.claims.ledger.finding import SMALL
+from anatomy.claims.ledger.registry import check_of
 from anatomy.train import recipes, sweeps
 from anatomy.train.sweeps import Mean
 
-CHECKED = importlib.import_module("anatomy.claims.ledger").checks()
 JITTER = (-0.01, 0.0, 0.01)  # of the seeds
 
 
 def says(key: str) -> str:
-    return CHECKED[key](claims()[key]).says
+    return check_of(key)(claims()[key]).says
 
 
 @pytest.fixture
@@ -46,23 +46,23 @@ def measured(monkeypatch):
 
 
 def test_gains_are_shares_of_the_loss_of_fewer(measured):
-    found = moe.small_gain(16, 1)
+    found = losses.small_gain(16, 1)
     assert found.value == pytest.approx(0.08 / 4)
     assert found.error == pytest.approx(np.hypot(0.01, 0.01) / 3**0.5 / 4)
-    assert moe.small_gain(1, 16).value == pytest.approx(-0.08 / 3.92)
+    assert losses.small_gain(1, 16).value == pytest.approx(-0.08 / 3.92)
 
 
 @pytest.mark.parametrize("slope", [-0.04, 0.0, 0.3])
 def test_slopes_are_those_of_four_times_the_experts(measured, slope):
     measured["experts"] = slope
-    found = moe.small_slope(moe.last_loss)
+    found = losses.small_slope(losses.last_loss)
     assert found.value == pytest.approx(slope) and 0 < found.error < 0.01
 
 
 def test_the_gap_is_what_tuning_opened(measured):
     # Held-out code after tuning less the tuning rows, less the same before; the seeds' jitter cancels.
     assert sweeps.gap_opened(64, 2) == pytest.approx(3 * (0.02 + 0.1))
-    assert moe.small_slope(sweeps.gap_opened).value == pytest.approx(0.12)
+    assert losses.small_slope(sweeps.gap_opened).value == pytest.approx(0.12)
     assert "widen the gap to unseen code by 0.120 ± 0.000 nats" in says("moe.generalise")
     assert "the loss on unseen code itself by 0.020 ± 0.002" in says("moe.generalise")
 
@@ -80,12 +80,12 @@ def test_claims_follow_what_was_measured(measured):
 
 
 def test_what_a_small_model_says_does_not_turn_the_public_record(measured):
-    verdicts = {key: CHECKED[key](claims()[key]).verdict for key in ("moe.64_128", "moe.generalise")}
+    verdicts = {key: check_of(key)(claims()[key]).verdict for key in ("moe.64_128", "moe.generalise")}
     measured["experts"], measured["tuned"] = 0.04, -0.2
-    assert verdicts == {key: CHECKED[key](claims()[key]).verdict for key in verdicts}
+    assert verdicts == {key: check_of(key)(claims()[key]).verdict for key in verdicts}
     assert verdicts["moe.64_128"] is Verdict.CONFIRMED
     for key in verdicts:
-        assert moe.SMALL in CHECKED[key](claims()[key]).assumes
+        assert SMALL in check_of(key)(claims()[key]).assumes
 
 
 @pytest.mark.parametrize("experts", [4, 16, 64])
@@ -93,20 +93,20 @@ def test_what_is_kept_by_chance_is_what_is_counted(experts):
     rng = np.random.default_rng(experts)
     chosen = np.argpartition(rng.random((60, 512, experts)), -2)[..., -2:]
     fullest = np.mean([np.bincount(batch.ravel(), minlength=experts).max() for batch in chosen])
-    assert moe.kept_by_chance(512, experts, 2) == pytest.approx(512 * 2 / experts / fullest, rel=0.03)
+    assert serving.kept_by_chance(512, experts, 2) == pytest.approx(512 * 2 / experts / fullest, rel=0.03)
 
 
 def test_errors_are_printed_with_a_minus():
-    assert moe.plus_minus(Mean(-0.0123, 0.004), ".3f") == "−0.012 ± 0.004"
-    assert moe.plus_minus(Mean(0.013, 0.002), ".1%") == "1.3% ± 0.2%"
+    assert losses.plus_minus(Mean(-0.0123, 0.004), ".3f") == "−0.012 ± 0.004"
+    assert losses.plus_minus(Mean(0.013, 0.002), ".1%") == "1.3% ± 0.2%"
 
 
 @pytest.mark.slow
 def test_the_small_model_supports_what_the_chapter_says():
     """Statements of the page that no noise may turn."""
-    assert moe.small_gain(16, 1).errors > 2
-    assert moe.small_slope(sweeps.gap_opened).errors > 3
-    assert all(trained < chance for trained, chance in map(moe.small_kept, (16, 64)))
+    assert losses.small_gain(16, 1).errors > 2
+    assert losses.small_slope(sweeps.gap_opened).errors > 3
+    assert all(trained < chance for trained, chance in map(serving.small_kept, (16, 64)))
     assert sweeps.final_dropped("unbalanced") > 5 * sweeps.final_dropped("experts_16_0")
     few, many = (sweeps.effective_experts(sweeps.final_load(name)).mean() for name in ("unbalanced", "experts_16_0"))
     assert few < 0.75 * many

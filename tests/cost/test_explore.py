@@ -10,16 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy.cost import explore
+from anatomy.cost.efficiency import efficiency
 from anatomy.cost.explore import fronts, sweeping
 from anatomy.cost.run import rented_dollars, training_days
-from anatomy.cost.training import efficiency, step
+from anatomy.cost.training import step
 from anatomy.specs import Cluster, Plan, Scalar, architecture, cluster
 from anatomy.specs.base import number, spec
 from hypothesis import given, settings
 
 MODEL = architecture("mixtral_8x7b")
 CLUSTER = cluster("a100_sxm_80gb", 16)
-SHARE = efficiency("ampere")
+SHARE = efficiency("a100_sxm_80gb")
 
 
 @spec
@@ -49,7 +50,7 @@ def bill(hours, chips, watts=400.0):
 
 def train(tensor, pipeline, micro_batch):
     plan = Plan(tensor=tensor, pipeline=pipeline, data=2.0, micro_batch=micro_batch)
-    return step(MODEL, plan, CLUSTER, 256.0, 4096.0, SHARE)
+    return step(MODEL, plan, CLUSTER, batch=256.0, sequence_length=4096.0, efficiency=SHARE)
 
 
 # Sweeps.
@@ -244,7 +245,7 @@ def test_elasticities_of_a_training_step_are_finite_differences():
     plan = Plan(tensor=8.0, pipeline=2.0, data=8.0, micro_batch=1.0)
 
     def seconds(cluster: Cluster, sequence):
-        return step(MODEL, plan, cluster, 256.0, sequence, SHARE).seconds
+        return step(MODEL, plan, cluster, batch=256.0, sequence_length=sequence, efficiency=SHARE).seconds
 
     found = explore.elasticities(seconds, {"cluster": CLUSTER, "sequence": 4096})
     chip = CLUSTER.node.chip
@@ -318,8 +319,8 @@ def test_bounded_distributions_have_their_means_and_bounds():
 
 
 def cost(chips, utilisation, price):
-    days = training_days(2.15e25, chips, 312e12, utilisation)
-    return {"days": days, "dollars": rented_dollars(chips, days, price)}
+    days = training_days(flop=2.15e25, chips=chips, peak=312e12, utilisation=utilisation)
+    return {"days": days, "dollars": rented_dollars(chips=chips, days=days, dollars_per_hour=price)}
 
 
 def test_draws_are_repeatable_and_do_not_depend_on_other_inputs():
@@ -427,7 +428,7 @@ def test_the_constants_of_the_cost_model_are_recovered():
     def predict(share):
         def one(t, p, b):
             plan = Plan(tensor=t, pipeline=p, data=2.0, micro_batch=b, recompute=1.0)
-            return step(MODEL, plan, CLUSTER, 64.0, 2048.0, share).seconds
+            return step(MODEL, plan, CLUSTER, batch=64.0, sequence_length=2048.0, efficiency=share).seconds
 
         return jax.vmap(one)(columns["t"], columns["p"], columns["b"])
 

@@ -13,8 +13,8 @@ ARTICLE = specs.Plan(tensor=8, pipeline=15, data=208)
 
 
 def test_the_plan_of_the_article_is_legal():
-    assert problems(GPT4, ARTICLE, CLUSTER, SEQUENCES) == []
-    assert bool(legal(GPT4, ARTICLE, CLUSTER, SEQUENCES))
+    assert problems(GPT4, ARTICLE, CLUSTER, batch=SEQUENCES) == []
+    assert bool(legal(GPT4, ARTICLE, CLUSTER, batch=SEQUENCES))
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_the_plan_of_the_article_is_legal():
 )
 def test_what_is_wrong_is_said(changes, words):
     plan = ARTICLE.replace(**changes)
-    assert words in problems(GPT4, plan, CLUSTER, SEQUENCES)
-    assert not bool(legal(GPT4, plan, CLUSTER, SEQUENCES))
+    assert words in problems(GPT4, plan, CLUSTER, batch=SEQUENCES)
+    assert not bool(legal(GPT4, plan, CLUSTER, batch=SEQUENCES))
 
 
 def test_dense_layers_must_split_too():
@@ -48,7 +48,9 @@ def test_dense_layers_must_split_too():
     wrong = deepseek.replace(dense_d_ff=18433.0)
     words = "dense_d_ff of 18433 does not split 2 ways"
     plan = specs.Plan(tensor=2, pipeline=1, data=64)
-    assert words in problems(wrong, plan, CLUSTER, 64) and words not in problems(deepseek, plan, CLUSTER, 64)
+    assert words in problems(wrong, plan, CLUSTER, batch=64) and words not in problems(
+        deepseek, plan, CLUSTER, batch=64
+    )
 
 
 def test_every_rule_is_tried_above():
@@ -61,5 +63,5 @@ def test_every_rule_is_tried_above():
 
 def test_legality_is_a_value_that_a_sweep_can_mask():
     tensor = jnp.array([1.0, 2.0, 3.0, 8.0])
-    found = jax.vmap(lambda t: legal(GPT4, ARTICLE.replace(tensor=t, data=100.0), CLUSTER, SEQUENCES))(tensor)
+    found = jax.vmap(lambda t: legal(GPT4, ARTICLE.replace(tensor=t, data=100.0), CLUSTER, batch=SEQUENCES))(tensor)
     assert found.tolist() == [True, True, False, True]

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy.cost import loads, occupancy, routing
-from anatomy.cost.inference.steps import decode, overheads
+from anatomy.cost.efficiency import overheads
+from anatomy.cost.inference.steps import decode
 from anatomy.specs import Serving, architecture, catalogue
 
 KEY, STEPS = jax.random.key(5), 1500
@@ -58,14 +59,20 @@ def test_a_step_waits_for_the_slowest_way():
     plan = Serving(tensor=8.0, data=16.0, expert=16.0, cache_by_sequence=1.0)
 
     def seconds(**how):
-        return float(decode(model, plan, chips, overheads("ampere"), 128.0, 4096.0, **how).seconds)
+        return float(decode(model, plan, chips, overheads("a100_sxm_80gb"), batch=128.0, context=4096.0, **how).seconds)
 
     # A way that holds one expert reads it or not, however many tokens it has; its products grow with them.
-    even, skewed = (float(seconds(touched=16.0, imbalance=by)) for by in (1.0, 2.0))
+    even, skewed = (float(seconds(active_experts=16.0, imbalance=by)) for by in (1.0, 2.0))
     assert even < skewed < 2 * even
-    made = decode(model, plan, chips, overheads("ampere"), 128.0, 4096.0, touched=16.0, imbalance=8.0)
+    made = decode(
+        model, plan, chips, overheads("a100_sxm_80gb"), batch=128.0, context=4096.0, active_experts=16.0, imbalance=8.0
+    )
     assert float(made.weights) == pytest.approx(
-        float(decode(model, plan, chips, overheads("ampere"), 128.0, 4096.0, touched=16.0).weights)
+        float(
+            decode(
+                model, plan, chips, overheads("a100_sxm_80gb"), batch=128.0, context=4096.0, active_experts=16.0
+            ).weights
+        )
     )
 
 

@@ -37,7 +37,7 @@ def test_recompute_keeps_what_it_should(h, t):
     model, s = plain(h, layers=4.0), 2048.0
 
     def kept(level: Recompute) -> float:
-        return float(memory(model, Plan(tensor=t, recompute=level), 1.0, s).activations)
+        return float(memory(model, Plan(tensor=t, recompute=level), batch=1.0, sequence_length=s).activations)
 
     assert kept(Recompute.FULL) == pytest.approx(4 * 2 * s * h)
     assert kept(Recompute.SELECTIVE) == pytest.approx(4 * s * h * (10 + 24 / t))
@@ -48,7 +48,7 @@ def test_recompute_keeps_what_it_should(h, t):
 def test_states_are_those_of_the_zero_paper(stage, gigabytes):
     # rajbhandari2020zero, figure 1: 7.5 billion parameters on 64 replicas.
     model = plain(4096.0, layers=37.0)
-    made = memory(model, Plan(data=64, zero=stage), 64.0, 2048.0)
+    made = memory(model, Plan(data=64, zero=stage), batch=64.0, sequence_length=2048.0)
     states = float(made.weights + made.gradients + made.optimizer)
     scale = 7.5e9 / float(parameters_per_chip(model, Plan()))
     assert states * scale / 1e9 == pytest.approx(gigabytes, rel=0.02)
@@ -56,7 +56,9 @@ def test_states_are_those_of_the_zero_paper(stage, gigabytes):
 
 def test_hybrid_groups_split_over_fewer_replicas():
     model = plain(4096.0)
-    whole, groups = (memory(model, Plan(data=64, zero=3, zero_ways=w), 64.0, 2048.0) for w in (0, 8))
+    whole, groups = (
+        memory(model, Plan(data=64, zero=3, zero_ways=w), batch=64.0, sequence_length=2048.0) for w in (0, 8)
+    )
     assert float(groups.optimizer) == pytest.approx(8 * float(whole.optimizer))
 
 
@@ -71,7 +73,9 @@ def test_the_chips_hold_the_model(h, t, p):
 def test_more_tensor_ways_never_need_more(h, zero, level):
     model = plain(h, vocabulary=32_000.0)
     totals = [
-        float(memory(model, Plan(tensor=t, data=8, zero=zero, recompute=level), 8.0, 2048.0).total)
+        float(
+            memory(model, Plan(tensor=t, data=8, zero=zero, recompute=level), batch=8.0, sequence_length=2048.0).total
+        )
         for t in (1, 2, 4, 8)
     ]
     assert totals == sorted(totals, reverse=True)
@@ -79,7 +83,7 @@ def test_more_tensor_ways_never_need_more(h, zero, level):
 
 @given(widths, st.integers(1, 8), st.integers(1, 4))
 def test_parts_add_up(h, pipeline, micro_batch):
-    made = memory(plain(h), Plan(pipeline=pipeline, micro_batch=micro_batch), 32.0, 1024.0)
+    made = memory(plain(h), Plan(pipeline=pipeline, micro_batch=micro_batch), batch=32.0, sequence_length=1024.0)
     parts = made.weights + made.gradients + made.optimizer + made.activations + made.working
     assert float(made.total) == pytest.approx(float(parts))
 
@@ -92,9 +96,12 @@ def test_experts_are_split_over_expert_ways():
 
 def test_the_state_of_an_expert_is_split_over_the_replicas_that_hold_it():
     mixture = plain(1024.0).replace(experts=8.0, top_k=2.0)
-    kept = [float(memory(mixture, Plan(data=64, expert=e, zero=1), 64.0, 2048.0).optimizer) for e in (1, 2, 8)]
+    kept = [
+        float(memory(mixture, Plan(data=64, expert=e, zero=1), batch=64.0, sequence_length=2048.0).optimizer)
+        for e in (1, 2, 8)
+    ]
     assert kept == pytest.approx([kept[0]] * 3)  # fewer experts a chip, but fewer chips for each
-    whole = float(memory(mixture, Plan(data=1, zero=0), 1.0, 2048.0).optimizer)
+    whole = float(memory(mixture, Plan(data=1, zero=0), batch=1.0, sequence_length=2048.0).optimizer)
     assert 64 * kept[2] == pytest.approx(whole)  # together the chips keep one copy
 
 

@@ -238,11 +238,11 @@ def test_working_memory_is_a_layer_again_or_the_logits():
 def test_memory_is_batched_and_differentiable():
     mixed = standard(8, 8, 64, 1000).replace(experts=8.0, top_k=2.0)
     data = jnp.array([1.0, 8.0, 64.0])
-    batched = jax.vmap(lambda d: memory(mixed, Plan(data=d, zero=1.0), 64.0, 128.0))(data)
+    batched = jax.vmap(lambda d: memory(mixed, Plan(data=d, zero=1.0), batch=64.0, sequence_length=128.0))(data)
     for i, d in enumerate(data):
         one = compiled(mixed, floats(data=float(d), zero=1), 64.0, 128.0)
         for name in (*PARTS, "total"):
             part = np.broadcast_to(getattr(batched, name), 3)[i]
             assert float(part) == pytest.approx(of(one, name), rel=1e-12)
-    slope = jax.grad(lambda s: memory(mixed, floats(recompute=2), 4.0, s).activations)(128.0)
+    slope = jax.grad(lambda s: memory(mixed, floats(recompute=2), batch=4.0, sequence_length=s).activations)(128.0)
     assert slope == pytest.approx(2 * 8 * 512, rel=1e-12)

@@ -5,31 +5,32 @@ import itertools
 import numpy as np
 import pytest
 from anatomy import specs
+from anatomy.cost.efficiency import efficiency
 from anatomy.cost.legality import legal
 from anatomy.cost.search import SEARCHED, every_plan, search
-from anatomy.cost.training import efficiency, step
+from anatomy.cost.training import step
 
 MODEL = specs.architecture("mixtral_8x7b")
 CLUSTER = specs.cluster("a100_sxm_80gb", 4)
-SHARE = efficiency("ampere")
+SHARE = efficiency("a100_sxm_80gb")
 LIKE = specs.Plan(fused_attention=1.0)
-ASKED = (MODEL, CLUSTER, 256.0, 4096.0, SHARE, LIKE)
+ASKED = {"batch": 256.0, "sequence_length": 4096.0, "efficiency": SHARE, "like": LIKE}
 
 
 @pytest.fixture(scope="module")
 def found():
-    return search(*ASKED)
+    return search(MODEL, CLUSTER, **ASKED)
 
 
 def test_rows_are_what_the_model_says_of_each_plan(found):
     for index in np.random.default_rng(0).integers(0, len(found.seconds), 20):
         plan = found.plan(index, LIKE)
-        made = step(MODEL, plan, CLUSTER, 256.0, 4096.0, SHARE)
+        made = step(MODEL, plan, CLUSTER, batch=256.0, sequence_length=4096.0, efficiency=SHARE)
         assert found.seconds[index] == pytest.approx(float(made.seconds), rel=1e-12)
         assert found.memory[index] == pytest.approx(float(made.memory.total), rel=1e-12)
         assert found.mfu[index] == pytest.approx(float(made.mfu), rel=1e-12)
         assert bool(found.fits[index]) == bool(made.fits)
-        assert bool(legal(MODEL, plan, CLUSTER, 256.0))
+        assert bool(legal(MODEL, plan, CLUSTER, batch=256.0))
 
 
 @pytest.mark.parametrize("by", ["seconds", "cost", "memory"])
@@ -58,12 +59,12 @@ def test_no_legal_plan_is_missed_on_a_small_grid(found):
         if data < 1 or data % e:
             continue
         plan = specs.Plan(tensor=t, pipeline=p, data=data, expert=e, micro_batch=b, zero=z)
-        if bool(legal(MODEL, plan, CLUSTER, 256.0)):
+        if bool(legal(MODEL, plan, CLUSTER, batch=256.0)):
             assert (t, p, data, e, b, 1, z, 0, 0) in rows
 
 
 def test_plans_use_no_more_chips_than_there_are():
-    columns = every_plan(MODEL, CLUSTER, 256.0)
+    columns = every_plan(MODEL, CLUSTER, batch=256.0)
     used = columns["tensor"] * columns["pipeline"] * columns["data"]
     assert used.max() == CLUSTER.chips and used.min() > 0
 
@@ -71,4 +72,4 @@ def test_plans_use_no_more_chips_than_there_are():
 def test_a_model_that_fits_nowhere_says_so():
     tiny = specs.cluster("v100_sxm_32gb", 1)
     with pytest.raises(ValueError, match="no plan fits"):
-        search(specs.architecture("gpt4"), tiny, 8.0, 8192.0, SHARE, LIKE).best()
+        search(specs.architecture("gpt4"), tiny, batch=8.0, sequence_length=8192.0, efficiency=SHARE, like=LIKE).best()

@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy import specs
-from anatomy.cost.training import Efficiency, efficiency, step
+from anatomy.cost.efficiency import Efficiency, efficiency
+from anatomy.cost.training import step
 from anatomy.specs import Cluster, Link, Node, Plan, Recompute
 from anatomy.validate import read
 from hypothesis import given
 
 GPT4, GPT3 = specs.architecture("gpt4"), specs.architecture("gpt3_175b")
 CLUSTER = specs.cluster("a100_sxm_40gb", 3125)
-SHARE = efficiency("ampere")
+SHARE = efficiency("a100_sxm_80gb")
 ARTICLE = Plan(
     tensor=8, pipeline=15, data=208, zero=1, recompute=Recompute.FULL, sequence_parallel=True, fused_attention=True
 )
-ASKED = (60e6 / 8192, 8192.0)
+ASKED = {"batch": 60e6 / 8192, "sequence_length": 8192.0}
 WORK = (
     "matmul",
     "scores",
@@ -50,12 +51,12 @@ plans = st.builds(
 
 
 def seconds(plan=ARTICLE, cluster=CLUSTER, share=SHARE, model=GPT4, **options):
-    return float(step(model, plan, cluster, *ASKED, share, **options).seconds)
+    return float(step(model, plan, cluster, **ASKED, efficiency=share, **options).seconds)
 
 
 @given(plans)
 def test_parts_add_up_and_utilisation_is_in_order(plan):
-    made = step(GPT4, plan, CLUSTER, *ASKED, SHARE)
+    made = step(GPT4, plan, CLUSTER, **ASKED, efficiency=SHARE)
     assert float(made.seconds) == pytest.approx(sum(float(getattr(made, part)) for part in WORK))
     assert all(float(getattr(made, part)) >= 0 for part in WORK)
     assert 0 < float(made.mfu) <= float(made.hfu) < 1
@@ -66,7 +67,7 @@ def test_parts_add_up_and_utilisation_is_in_order(plan):
 
 def test_jit_vmap_and_plain_agree():
     tensor = np.array([1.0, 2.0, 8.0])
-    one = lambda t: step(GPT4, ARTICLE.replace(tensor=t), CLUSTER, *ASKED, SHARE).seconds  # noqa: E731
+    one = lambda t: step(GPT4, ARTICLE.replace(tensor=t), CLUSTER, **ASKED, efficiency=SHARE).seconds  # noqa: E731
     plain = [float(one(t)) for t in tensor]
     assert np.allclose(jax.vmap(one)(jnp.asarray(tensor)), plain, rtol=1e-12)
     assert np.allclose([jax.jit(one)(t) for t in tensor], plain, rtol=1e-12)
@@ -75,7 +76,7 @@ def test_jit_vmap_and_plain_agree():
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Efficiency)])
 def test_gradients_are_those_of_finite_differences(field):
     def of(value):
-        return step(GPT4, ARTICLE, CLUSTER, *ASKED, dataclasses.replace(SHARE, **{field: value})).seconds
+        return step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=dataclasses.replace(SHARE, **{field: value})).seconds
 
     at = getattr(SHARE, field)
     small = 1e-5 * at
@@ -89,7 +90,7 @@ def one_chip(**changes) -> Cluster:
 
 
 def test_one_chip_neither_talks_nor_waits():
-    made = step(GPT3, Plan(), one_chip(), 8.0, 2048.0, SHARE)
+    made = step(GPT3, Plan(), one_chip(), batch=8.0, sequence_length=2048.0, efficiency=SHARE)
     for part in ("tensor", "expert", "stages", "bubble", "replicas", "recompute"):
         assert float(getattr(made, part)) == 0.0, part
 
@@ -97,15 +98,15 @@ def test_one_chip_neither_talks_nor_waits():
 def test_without_limits_but_the_peak_it_takes_the_flop_over_the_peak():
     ideal = Efficiency(matmul=1.0, half_size=0.0, memory=1.0, link=1.0, network=1.0)
     endless = one_chip(memory_bandwidth=1e30)
-    made = step(GPT3, Plan(), endless, 8.0, 2048.0, ideal)
+    made = step(GPT3, Plan(), endless, batch=8.0, sequence_length=2048.0, efficiency=ideal)
     assert float(made.seconds) == pytest.approx(float(made.model_flop / made.peak), rel=1e-9)
     assert float(made.mfu) == pytest.approx(1.0)
 
 
 def test_the_bubble_comes_on_top():
-    made = step(GPT4, ARTICLE, CLUSTER, *ASKED, SHARE)
+    made = step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE)
     waiting = float(made.bubble / (made.seconds - made.replicas - made.optimizer))
-    m = ASKED[0] / 208
+    m = ASKED["batch"] / 208
     assert waiting == pytest.approx(14 / (m + 14))
 
 
@@ -140,26 +141,28 @@ def test_choices_pull_the_way_they_should():
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ({"sequences": 0.0}, "step.sequences is 0; allowed: a finite number above 0"),
-        ({"sequence": -1.0}, "step.sequence is -1; allowed: a finite number above 0"),
-        ({"sequences": float("inf")}, "step.sequences is inf; allowed: a finite number above 0"),
+        ({"batch": 0.0}, "step.batch is 0; allowed: a finite number above 0"),
+        ({"sequence_length": -1.0}, "step.sequence_length is -1; allowed: a finite number above 0"),
+        ({"batch": float("inf")}, "step.batch is inf; allowed: a finite number above 0"),
         ({"imbalance": 0.5}, "step.imbalance is 0.5; allowed: a number at least 1"),
     ],
 )
 def test_absurd_input_is_an_error_that_names_it(wrong, words):
-    asked = {"sequences": ASKED[0], "sequence": ASKED[1]} | wrong
+    asked = ASKED | wrong
     with pytest.raises(ValueError, match=re.escape(words)):
-        step(GPT4, ARTICLE, CLUSTER, share=SHARE, **asked)
+        step(GPT4, ARTICLE, CLUSTER, efficiency=SHARE, **asked)
 
 
 def test_a_plan_that_cannot_be_run_is_marked():
-    assert bool(step(GPT4, ARTICLE, CLUSTER, *ASKED, SHARE).legal)
-    assert not bool(step(GPT4, ARTICLE.replace(tensor=5.0), CLUSTER, *ASKED, SHARE).legal)
-    assert not bool(step(GPT4, ARTICLE, CLUSTER, 10.0, ASKED[1], SHARE).legal)
+    assert bool(step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE).legal)
+    assert not bool(step(GPT4, ARTICLE.replace(tensor=5.0), CLUSTER, **ASKED, efficiency=SHARE).legal)
+    assert not bool(
+        step(GPT4, ARTICLE, CLUSTER, batch=10.0, sequence_length=ASKED["sequence_length"], efficiency=SHARE).legal
+    )
 
 
 def test_full_recompute_costs_a_third():
-    made = step(GPT4, ARTICLE, CLUSTER, *ASKED, SHARE)
+    made = step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE)
     assert float(made.hfu / made.mfu) == pytest.approx(4 / 3, abs=0.01)
 
 
@@ -175,14 +178,16 @@ def test_a_mixture_that_uses_all_its_experts_is_one_wide_mlp():
     ideal = dataclasses.replace(SHARE, half_size=0.0)  # small products as fast as large ones
     mixture = GPT3.replace(experts=4, top_k=4, d_ff=GPT3.d_ff / 4)
     plan = Plan(tensor=8, pipeline=8)
-    made, dense = (step(model, plan, CLUSTER, 64.0, 2048.0, ideal) for model in (mixture, GPT3))
+    made, dense = (
+        step(model, plan, CLUSTER, batch=64.0, sequence_length=2048.0, efficiency=ideal) for model in (mixture, GPT3)
+    )
     router = 3 * 64 * 96 / 8 * 2 * 2048 * 12288 * 4 / (312e12 * SHARE.matmul)
     assert float(made.matmul - dense.matmul) == pytest.approx(router, rel=1e-6)
     assert float(made.memory.total) == pytest.approx(float(dense.memory.total), rel=1e-3)
 
 
 def test_expert_ways_trade_memory_for_traffic():
-    ways = [step(GPT4, ARTICLE.replace(expert=e), CLUSTER, *ASKED, SHARE) for e in (1, 2, 4, 8, 16)]
+    ways = [step(GPT4, ARTICLE.replace(expert=e), CLUSTER, **ASKED, efficiency=SHARE) for e in (1, 2, 4, 8, 16)]
     traffic = [float(made.expert) for made in ways]
     held = [float(made.memory.weights) for made in ways]
     assert traffic[0] == 0.0 and traffic == sorted(traffic)
@@ -191,24 +196,28 @@ def test_expert_ways_trade_memory_for_traffic():
 
 def test_hybrid_sharding_talks_less_than_full_sharding():
     base = Plan(tensor=8, data=3125, zero=3)
-    times = [float(step(GPT4, base.replace(zero_ways=w), CLUSTER, *ASKED, SHARE).replicas) for w in (0, 125, 25)]
+    times = [
+        float(step(GPT4, base.replace(zero_ways=w), CLUSTER, **ASKED, efficiency=SHARE).replicas) for w in (0, 125, 25)
+    ]
     assert times == sorted(times, reverse=True)
-    pipelined = float(step(GPT4, ARTICLE, CLUSTER, *ASKED, SHARE).replicas)
+    pipelined = float(step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE).replicas)
     assert all(pipelined < other for other in times)
 
 
 def test_the_plan_of_the_article_lands_near_its_utilisation():
-    made = step(GPT4, ARTICLE, CLUSTER, *ASKED, SHARE)
+    made = step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE)
     assert 0.30 < float(made.mfu) < 0.37
     assert not bool(made.fits)  # ZeRO 1 keeps weights and gradients whole on each chip
 
 
 def test_all_combinations_are_finite():
     for e, z, v in itertools.product((1, 16), range(4), (1, 8)):
-        made = step(GPT4, ARTICLE.replace(expert=e, zero=z, chunks=v), CLUSTER, *ASKED, SHARE)
+        made = step(GPT4, ARTICLE.replace(expert=e, zero=z, chunks=v), CLUSTER, **ASKED, efficiency=SHARE)
         assert all(np.isfinite(leaf) for leaf in map(float, jax.tree.leaves(made)))
 
 
 def test_tensor_ways_beyond_a_node_go_at_the_pace_of_the_network():
-    inside, across = (step(GPT4, ARTICLE.replace(tensor=t, data=104), CLUSTER, *ASKED, SHARE).tensor for t in (8, 16))
+    inside, across = (
+        step(GPT4, ARTICLE.replace(tensor=t, data=104), CLUSTER, **ASKED, efficiency=SHARE).tensor for t in (8, 16)
+    )
     assert float(across) > 5 * float(inside)  # 25 GB/s instead of 300

@@ -12,8 +12,8 @@ import hypothesis.strategies as st
 import pybtex.database
 import pytest
 import yaml
-from anatomy.site import citation
-from anatomy.site.citation import Book, Chapter
+from anatomy.site.sphinx import citation
+from anatomy.site.sphinx.citation import Book, Chapter
 from bibtexparser.bparser import BibTexParser
 from bibtexparser.customization import convert_to_unicode
 from bs4 import BeautifulSoup

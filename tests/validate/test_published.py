@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from anatomy.__main__ import main
-from anatomy.cost.training import efficiency
+from anatomy.cost.efficiency import efficiency
 from anatomy.validate import compare, mean_error, read
 from anatomy.validate.published import MEASURES, Row
 
@@ -69,7 +69,7 @@ def test_a_prediction_is_of_the_run_that_it_stands_beside():
     assert compare([own])[0].error == 0.0
     slower = dataclasses.replace(own, plan=own.plan.replace(zero=3.0))
     assert compare([slower])[0].error < -0.01
-    half = dataclasses.replace(efficiency("ampere"), matmul=efficiency("ampere").matmul / 2)
+    half = dataclasses.replace(efficiency("a100_sxm_80gb"), matmul=efficiency("a100_sxm_80gb").matmul / 2)
     assert float(own.predict(half).seconds) > 1.5 * float(own.predict().seconds)
 
 
@@ -139,7 +139,7 @@ def test_the_command(tmp_path, capsys):
 
 def test_constants_belong_to_generations_of_chips():
     assert {run.generation for run in RUNS} == {"ampere", "hopper", "tpu"}
-    hopper, ampere = efficiency("hopper"), efficiency("ampere")
+    hopper, ampere = efficiency("h100_sxm"), efficiency("a100_sxm_80gb")
     assert (hopper.half_size, hopper.memory, hopper.link, hopper.network) == (
         ampere.half_size, ampere.memory, ampere.link, ampere.network,
     )  # fmt: skip

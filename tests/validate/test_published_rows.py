@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from anatomy.__main__ import main
 from anatomy.cost import legality
-from anatomy.cost.training import efficiency
+from anatomy.cost.efficiency import efficiency
 from anatomy.specs import catalogue
 from anatomy.validate import compare, mean_error, read
 from anatomy.validate.published import MEASURES, NEEDED
@@ -170,7 +170,7 @@ def test_a_chip_without_what_the_model_needs(tmp_path, missing):
     with mock.patch.object(catalogue, "table", tables_with("half_a_chip", entry)):
         runs, refused = read(path)
     assert [run.name for run in runs] == ["good"] and [row.name for row in refused] == ["bad"]
-    words = {"generation": "of generation None; allowed: one with constants (ampere", "flops_16bit": "no 16-bit peak"}
+    words = {"generation": "of generation None; allowed: ampere, hopper", "flops_16bit": "no 16-bit peak"}
     assert words.get(missing, "chip 'half_a_chip' has no ") in refused[0].reason
 
 
@@ -195,7 +195,7 @@ def test_an_unknown_generation_does_not_stop_the_others(tmp_path):
     with mock.patch.object(catalogue, "table", tables_with("new_chip", entry)):
         runs, refused = read(write(tmp_path / "runs.toml", GOOD, changed(("chip",), "new_chip"), GOOD))
         assert len(compare(runs)) == 2
-    assert "of generation 'future'; allowed: one with constants" in refused[0].reason
+    assert "of generation 'future'; allowed: ampere" in refused[0].reason
 
 
 def test_a_long_value_is_shown_short(tmp_path):
@@ -353,7 +353,7 @@ def test_constants_are_keyed_by_generation_only():
     generations = {row.get("constants", row["generation"]) for row in chips.values() if "link_bandwidth" in row}
     assert generations == set(catalogue.table("efficiency")) == {"ampere", "hopper", "tpu"}
     for run in runs:
-        with_own = float(run.predict(efficiency(run.generation)).seconds)
+        with_own = float(run.predict(efficiency(run.chip)).seconds)
         assert float(run.predict().seconds) == with_own
         # Nothing else of a run goes into its prediction: not its name, its source, its numbers or whether it is fitted.
         other = dataclasses.replace(run, name="", source="", note="", fitted=not run.fitted, published={})

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 from anatomy.__main__ import main
+from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.request import request
-from anatomy.cost.inference.steps import overheads
 from anatomy.specs import catalogue
 from anatomy.validate import compare, mean_error, read, serving
 from support.rows import changed, write
@@ -58,16 +58,16 @@ def test_two_constants_are_fitted_on_two_rows_of_pope_et_al_and_one_on_four_of_g
 def test_the_catalogue_has_what_a_fit_gives(generation, name):
     """Rounded."""
     rows = [run for run in BUILT if run.generation == generation and name in run.fitted]
-    constants = overheads(generation)
+    constants = overheads(rows[0].chip)
     there = getattr(constants, name, None) or getattr(constants.efficiency, name)
     assert serving.fit(rows, name) == pytest.approx(there, rel=0.015)
 
 
 def test_constants_matter():
     """With those of another generation the rows are not met, so the test can fail."""
-    other = overheads("ampere")
+    other = overheads("a100_sxm_80gb")
     assert max(abs(run.error(other)) for run in POPE) > 0.15
-    assert max(abs(run.error(serving.changed(overheads("tpu"), "kernel", 20e-6))) for run in POPE) > 0.5
+    assert max(abs(run.error(serving.changed(overheads("tpu_v4"), "kernel", 20e-6))) for run in POPE) > 0.5
 
 
 def test_recorded_graphs_in_16_bits_are_met():
@@ -101,7 +101,9 @@ def test_the_model_says_what_a_good_program_reaches():
 
 def test_the_prediction_is_that_of_a_request():
     run = next(run for run in LATER if run.name.startswith("FasterTransformer, GPT 175B, 8 A100, 16 x 512"))
-    made = request(run.model, run.plan, run.cluster, run.constants, run.sequences, run.prompt, run.answer)
+    made = request(
+        run.model, run.plan, run.cluster, run.constants, batch=run.sequences, prompt=run.prompt, answer=run.answer
+    )
     (row,) = compare([run])
     assert row.predicted == pytest.approx(float(made.seconds), rel=1e-6)
     assert run.predict().mfu == pytest.approx(float(made.mfu), rel=1e-6)

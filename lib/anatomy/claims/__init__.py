@@ -1,8 +1,10 @@
 """The ledger of claims: what the article says, what is found, and on what the finding rests."""
 
-from anatomy.claims.finding import Evidence, Finding, Verdict
-from anatomy.claims.ledger import SECTIONS, Claim, as_records, claims, finding, get
-from anatomy.claims.show import Html, cite, ledger, listing, show, summary
+from anatomy.claims.ledger.claim import Claim
+from anatomy.claims.ledger.finding import Evidence, Finding, Verdict
+from anatomy.claims.ledger.registry import as_records, finding
+from anatomy.claims.ledger.show import Html, cite, ledger, listing, show, summary
+from anatomy.claims.record.article import SECTIONS, claims, get
 
 __all__ = [
     "SECTIONS",

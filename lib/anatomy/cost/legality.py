@@ -6,19 +6,19 @@ One table of rules serves both uses: `legal` is a value, so that a sweep over mi
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from anatomy.specs import Architecture, Cluster, Plan, Scalar, Serving
+from anatomy.specs import Architecture, Cluster, Plan, Scalar
 
 
 class Case(NamedTuple):
     """What a rule looks at."""
 
     model: Architecture
-    plan: Plan | Serving
+    plan: Any  # a Plan or a Serving, as the rules that it is held against
     cluster: Cluster
     sequences: Scalar
 
@@ -103,7 +103,7 @@ RULES: Rules = (
 
 def hold(rules: Rules, case: Case) -> Bool[Array, ""]:
     """Whether all rules hold."""
-    return functools.reduce(jnp.logical_and, (rule(case) for rule, _ in rules))
+    return jnp.asarray(functools.reduce(jnp.logical_and, (rule(case) for rule, _ in rules)))
 
 
 def broken(rules: Rules, case: Case) -> list[str]:
@@ -111,11 +111,11 @@ def broken(rules: Rules, case: Case) -> list[str]:
     return [words.format(**case._asdict()) for rule, words in rules if not bool(rule(case))]
 
 
-def legal(model: Architecture, plan: Plan, cluster: Cluster, sequences: Scalar) -> Bool[Array, ""]:
+def legal(model: Architecture, plan: Plan, cluster: Cluster, *, batch: Scalar) -> Bool[Array, ""]:
     """Whether the plan can be run, memory aside (`Step.fits` says that)."""
-    return hold(RULES, Case(model, plan, cluster, sequences))
+    return hold(RULES, Case(model, plan, cluster, batch))
 
 
-def problems(model: Architecture, plan: Plan, cluster: Cluster, sequences: Scalar) -> list[str]:
+def problems(model: Architecture, plan: Plan, cluster: Cluster, *, batch: Scalar) -> list[str]:
     """What keeps a plan from being run; empty for a legal one."""
-    return broken(RULES, Case(model, plan, cluster, sequences))
+    return broken(RULES, Case(model, plan, cluster, batch))

@@ -70,7 +70,7 @@ def state_parameters(model: Architecture, plan: Plan, stage: int) -> Scalar:
     return shared / ways + experts / of_experts
 
 
-def activation_bytes(model: Architecture, plan: Plan, sequence: Scalar) -> tuple[Scalar, Scalar]:
+def activation_bytes(model: Architecture, plan: Plan, sequence_length: Scalar) -> tuple[Scalar, Scalar]:
     """Bytes that the layers of one micro-batch leave for the backward pass: what t splits, and what it does not.
 
     For a layer of the 2019 kind, 4h wide and with plain attention, these are s b h (24 + 5 a s / h) / t and
@@ -82,25 +82,25 @@ def activation_bytes(model: Architecture, plan: Plan, sequence: Scalar) -> tuple
 
     Source: korthikanti2023reducing, section 4, equations 1 and 2.
     """
-    tokens = plan.micro_batch * sequence
+    tokens = plan.micro_batch * sequence_length
     d, attention = model.d_model, model.attention
     whole = 4 * d + 2 * d + 2 * d + d + d  # inputs of two norms, of attention and MLP; two dropout masks
     queries = attention.heads * attention.head_dim
     chosen = model.top_k * model.is_routed + (1 - model.is_routed) + model.shared_experts
     width = (model.expert_layers * model.d_ff * chosen + model.dense_layers * model.dense_d_ff) / model.layers
     split = 4 * queries + 2 * attention.cached_values() + 2 * model.mlp_matrices * width
-    scores = 5 * attention.heads * sequence * (1 - plan.fused_attention)
+    scores = 5 * attention.heads * sequence_length * (1 - plan.fused_attention)
     return tokens * (whole / plan.token_ways + split / plan.tensor), tokens * scores / plan.tensor
 
 
-def memory(model: Architecture, plan: Plan, sequences: Scalar, sequence: Scalar) -> Memory:
+def memory(model: Architecture, plan: Plan, *, batch: Scalar, sequence_length: Scalar) -> Memory:
     """Memory of the fullest chip in a training step.
 
     Args:
         model: what is trained.
         plan: how it is laid out.
-        sequences: of a step, over all replicas.
-        sequence: s, tokens of one.
+        batch: sequences of a step, over all replicas.
+        sequence_length: s, tokens of a sequence.
 
     Source: rajbhandari2020zero for the states and their stages, korthikanti2023reducing for activations.
     """
@@ -108,12 +108,12 @@ def memory(model: Architecture, plan: Plan, sequences: Scalar, sequence: Scalar)
     weights, gradients, optimizer = (
         state_parameters(model, plan, stage) * size for stage, size in ((3, WEIGHT), (2, GRADIENT), (1, OPTIMIZER))
     )
-    layer, scores = activation_bytes(model, plan, sequence)
-    tokens = plan.micro_batch * sequence
+    layer, scores = activation_bytes(model, plan, sequence_length)
+    tokens = plan.micro_batch * sequence_length
     inputs = 2 * model.d_model * tokens / plan.token_ways
     full, selective = plan.recompute >= Recompute.FULL, plan.recompute >= Recompute.SELECTIVE
     kept = jnp.where(full, inputs, layer + jnp.where(selective, 0.0, scores))
-    waiting = in_flight(plan.pipeline, plan.micro_batches(sequences), plan.chunks, plan.gpipe)
+    waiting = in_flight(plan.pipeline, plan.micro_batches(batch), plan.chunks, plan.gpipe)
     again = jnp.where(full, layer + scores, jnp.where(selective, scores, 0.0))
     logits = 4 * tokens * model.vocabulary / plan.tensor  # 32-bit, on the last stage
     gathered = jnp.where(plan.zero >= 3, WEIGHT * held / plan.stage_layers(model), 0.0)

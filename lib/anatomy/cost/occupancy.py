@@ -45,14 +45,14 @@ def zipf(experts: int, exponent: Scalar) -> Float[Array, "E"]:
     return (jnp.arange(experts) + 1.0) ** -jnp.asarray(exponent, float)
 
 
-def check_choices(owner: str, weights: Float[Array, "E"], top_k: int) -> None:
+def check_choices(owner: str, weights: Float[Array | np.ndarray, "E"], top_k: int) -> None:
     """Refuse weights that leave a token fewer experts than it needs; traced ones pass.
 
     Raises:
         TypeError, ValueError: weights are below 0, or top_k is no whole number from 1 to the experts with one.
     """
     check_arguments(owner, AT_LEAST_ZERO, weights=weights)
-    some = np.count_nonzero(weights) if is_concrete(weights) else np.shape(weights)[0]
+    some = int(np.count_nonzero(weights)) if is_concrete(weights) else np.shape(weights)[0]
     check_arguments(owner, between(1.0, some, whole=True, unit="experts with a weight"), top_k=top_k)
 
 
@@ -227,7 +227,7 @@ def touched_sets(
     sums = jnp.zeros((1, top_k + 1)).at[0, 0].set(1.0)  # products of the weights in each set of the first experts
     for weight in weights:
         sums = jnp.concatenate([sums, sums.at[:, 1:].add(weight * sums[:, :-1])])
-    inside = copying(sums[:, top_k] / sums[-1, top_k], alike, group) ** (tokens / group)
+    inside = jnp.asarray(copying(sums[:, top_k] / sums[-1, top_k], alike, group) ** (tokens / group))
     for e in range(len(weights)):
         low = inside.reshape(-1, 2, 2**e)
         inside = low.at[:, 1].add(-low[:, 0]).reshape(-1)
@@ -275,7 +275,7 @@ def tokens_of_one(tokens: int, share: Scalar, alike: Scalar = 0.0, group: int = 
     f, turn = jnp.sqrt(alike), jnp.exp(-2j * jnp.pi * jnp.arange(tokens + 1) / (tokens + 1))
 
     def binomial(chance: Scalar) -> Array:
-        return (1 - chance + chance * turn) ** group
+        return jnp.asarray((1 - chance + chance * turn) ** group)
 
     one = share * binomial(f + (1 - f) * share) + (1 - share) * binomial((1 - f) * share)
     return jnp.maximum(jnp.fft.ifft(one ** (tokens // group)).real, 0.0)

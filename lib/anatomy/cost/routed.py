@@ -4,10 +4,14 @@ Symbols: N parameters of the dense model behind a mixture (what a token passes w
 E experts, k of them for each token, b tokens decoded together. The law's logarithms are to base 10.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 
+from anatomy.cost.efficiency import IDEAL, Overheads
+from anatomy.cost.inference.steps import decode, layer_weights
 from anatomy.cost.routing import experts_touched
-from anatomy.specs import Architecture, Scalar, catalogue
+from anatomy.specs import Architecture, Cluster, Link, Node, Scalar, Serving, catalogue
 from anatomy.specs.base import number, spec
 from anatomy.specs.cluster import Chip
 
@@ -102,12 +106,11 @@ class DecodeStep:
 def bytes_read(model: Architecture, tokens: Scalar, bytes_per_parameter: Scalar = 2.0) -> Scalar:
     """Bytes of weights that a step reads: what every token uses, and the experts that some token of it visits.
 
-    Of an input table that is not also the output table, a token reads a row; that is left out.
+    Of the tables of tokens and positions that go in, a token reads a row; that is left out.
     """
-    parts = model.parameters
-    always = parts.always - (1 - model.tied_embeddings) * parts.embedding
-    visited = experts_touched(tokens, model.experts, model.top_k) / model.experts
-    return bytes_per_parameter * (always + visited * parts.experts)
+    active = experts_touched(tokens, model.experts, model.top_k)
+    layers = model.layers * layer_weights(model, Serving(), active)
+    return bytes_per_parameter * (layers + model.vocabulary * model.d_model)
 
 
 def decode_step(
@@ -115,8 +118,8 @@ def decode_step(
 ) -> DecodeStep:
     """Roofline of a decode step, with tokens spread over experts by chance and nothing lost to links.
 
-    Caches of keys and values are left out: they are a matter of attention and cost the same for any number of
-    experts. A floor, not a forecast.
+    It is `decode` on one chip as large as all of them that reaches its peaks. Caches of keys and values are left out:
+    they are a matter of attention and cost the same for any number of experts. A floor, not a forecast.
 
     Args:
         model: with its experts.
@@ -127,11 +130,16 @@ def decode_step(
 
     Source: williams2009roofline; pope2023efficiently, section 2, for the two costs.
     """
-    flop = batch * model.flop_per_token().total
-    return DecodeStep(
-        read=bytes_read(model, batch, bytes_per_parameter) / (chips * chip.memory_bandwidth),
-        compute=flop / (chips * chip.flops_16bit),
+    merged = dataclasses.replace(
+        chip, memory_bandwidth=chips * chip.memory_bandwidth, flops_16bit=chips * chip.flops_16bit
     )
+    alone = Link(bandwidth=1.0)  # over which nothing goes
+    cluster = Cluster(
+        node=Node(chip=merged, chips=1.0, link=alone), nodes=1.0, inside=alone, between=alone, segment_nodes=1.0
+    )
+    nothing_hidden = Overheads(efficiency=IDEAL, hop=0.0, network_hop=0.0, kernel=0.0, overlap=0.0)
+    step = decode(model, Serving(weight_bytes=bytes_per_parameter), cluster, nothing_hidden, batch=batch, context=0.0)
+    return DecodeStep(read=step.weights, compute=step.compute)
 
 
 def balanced_batch(experts: Scalar, top_k: Scalar, chip: Chip, bytes_per_parameter: Scalar = 2.0) -> Scalar:

@@ -9,8 +9,9 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from anatomy.cost.efficiency import Efficiency
 from anatomy.cost.reliability import Failures, best_interval, lost
-from anatomy.cost.training import Efficiency, step
+from anatomy.cost.training import step
 from anatomy.specs import Architecture, Cluster, Plan, Scalar
 from anatomy.specs.base import (
     ABOVE_ZERO,
@@ -29,7 +30,7 @@ from anatomy.specs.units import DAY, HOUR, YEAR
 SMALL = 1e-6  # a ramp that grows by less is none
 
 
-def training_flop(parameters: Scalar, tokens: Scalar) -> Scalar:
+def training_flop(*, parameters: Scalar, tokens: Scalar) -> Scalar:
     """FLOP of training: 2 a parameter and token forward, 4 backward; C = 6 N D.
 
     Attention scores are left out; at d_model above 10,000 and a context of 8k they add a few per cent
@@ -44,7 +45,7 @@ def training_flop(parameters: Scalar, tokens: Scalar) -> Scalar:
     return 6.0 * parameters * tokens
 
 
-def training_days(flop: Scalar, chips: Scalar, peak: Scalar, utilisation: Scalar) -> Scalar:
+def training_days(*, flop: Scalar, chips: Scalar, peak: Scalar, utilisation: Scalar) -> Scalar:
     """Days that n chips need: C / (n P u), over the seconds of a day.
 
     Args:
@@ -62,7 +63,7 @@ def training_days(flop: Scalar, chips: Scalar, peak: Scalar, utilisation: Scalar
     return flop / (chips * peak * utilisation) / DAY
 
 
-def utilisation(flop: Scalar, chips: Scalar, peak: Scalar, days: Scalar) -> Scalar:
+def utilisation(*, flop: Scalar, chips: Scalar, peak: Scalar, days: Scalar) -> Scalar:
     """Share of peak that a run of so many days reached: C / (n P t).
 
     More than 1 says that the numbers cannot belong together.
@@ -77,7 +78,7 @@ def utilisation(flop: Scalar, chips: Scalar, peak: Scalar, days: Scalar) -> Scal
     return flop / (chips * peak * days * DAY)
 
 
-def rented_dollars(chips: Scalar, days: Scalar, dollars_per_hour: Scalar) -> Scalar:
+def rented_dollars(*, chips: Scalar, days: Scalar, dollars_per_hour: Scalar) -> Scalar:
     """Rent of n chips for so many days at a price for each chip and hour.
 
     Raises:
@@ -161,7 +162,7 @@ class Run:
         return written_off + self.joules / 3.6e6 * self.prices.energy
 
 
-def ramp_steps(tokens: Scalar, start: Scalar, end: Scalar, sequence: Scalar) -> Scalar:
+def ramp_steps(*, tokens: Scalar, start: Scalar, end: Scalar, sequence_length: Scalar) -> Scalar:
     """Steps of a ramp: the batch grows in proportion to the tokens seen, from B0 to B1 over R tokens.
 
     A step at batch B passes B s tokens, so there are R / s times the mean of 1 / B:
@@ -172,7 +173,7 @@ def ramp_steps(tokens: Scalar, start: Scalar, end: Scalar, sequence: Scalar) -> 
         tokens: R.
         start: B0, sequences.
         end: B1, sequences; at least B0.
-        sequence: s.
+        sequence_length: s.
 
     Raises:
         TypeError, ValueError: an argument is outside of what it can be.
@@ -180,21 +181,22 @@ def ramp_steps(tokens: Scalar, start: Scalar, end: Scalar, sequence: Scalar) -> 
     Source: brown2020gpt3, table 2.1 and appendix B, whose batch grows linearly over the first tokens.
     """
     check_arguments("ramp_steps", AT_LEAST_ZERO, tokens=tokens)
-    check_arguments("ramp_steps", ABOVE_ZERO, start=start, end=end, sequence=sequence)
+    check_arguments("ramp_steps", ABOVE_ZERO, start=start, end=end, sequence_length=sequence_length)
     growth = end / start - 1
     if is_concrete(growth):
         refuse_where(np.asarray(growth) < 0, "ramp_steps.end", end, f"at least start ({shown(start)})")
     grows = jnp.where(growth > SMALL, growth, 1.0)
-    return tokens / (sequence * start) * jnp.where(growth > SMALL, jnp.log1p(grows) / grows, 1.0)
+    return tokens / (sequence_length * start) * jnp.where(growth > SMALL, jnp.log1p(grows) / grows, 1.0)
 
 
 def training_run(
     model: Architecture,
     plan: Plan,
     cluster: Cluster,
-    sequences: Scalar,
-    sequence: Scalar,
-    share: Efficiency,
+    *,
+    batch: Scalar,
+    sequence_length: Scalar,
+    efficiency: Efficiency,
     tokens: Scalar,
     failures: Failures,
     prices: Prices,
@@ -212,9 +214,9 @@ def training_run(
         model: what is trained.
         plan: how it is laid out; the chips it uses are those that are paid.
         cluster: on what.
-        sequences: B, of a step, once the batch has grown.
-        sequence: s, tokens of one.
-        share: of the peaks that programs reach.
+        batch: B, of a step, once the batch has grown.
+        sequence_length: s, tokens of a sequence.
+        efficiency: what share of the peaks programs reach.
         tokens: D, of the run.
         failures: of a node; any that fails stops the run.
         prices: of a chip.
@@ -230,18 +232,29 @@ def training_run(
     """
     check_arguments("training_run", ABOVE_ZERO, tokens=tokens, ramp_start=ramp_start)
     check_arguments("training_run", AT_LEAST_ZERO, ramp_tokens=ramp_tokens)
-    one, two = (step(model, plan, cluster, sequences * by, sequence, share, imbalance) for by in (1.0, 2.0))
-    for_sequences = (two.seconds - one.seconds) / sequences  # of each
-    once = one.seconds - for_sequences * sequences
-    least = plan.data * plan.micro_batch * jnp.where(plan.chunks > 1, plan.pipeline, 1.0)  # as `legality` asks
-    if is_concrete((ramp_start, sequences)):
-        refuse_where(
-            ramp_start > sequences, "training_run.ramp_start", ramp_start, f"at most sequences ({sequences:g})"
+    one, two = (
+        step(
+            model,
+            plan,
+            cluster,
+            batch=batch * by,
+            sequence_length=sequence_length,
+            efficiency=efficiency,
+            imbalance=imbalance,
         )
-    start = jnp.minimum(jnp.maximum(ramp_start, least), sequences)
+        for by in (1.0, 2.0)
+    )
+    for_sequences = (two.seconds - one.seconds) / batch  # of each
+    once = one.seconds - for_sequences * batch
+    least = plan.data * plan.micro_batch * jnp.where(plan.chunks > 1, plan.pipeline, 1.0)  # as `legality` asks
+    if is_concrete((ramp_start, batch)):
+        refuse_where(ramp_start > batch, "training_run.ramp_start", ramp_start, f"at most sequences ({batch:g})")
+    start = jnp.minimum(jnp.maximum(ramp_start, least), batch)
     ramp = jnp.minimum(ramp_tokens, tokens)
-    steps = ramp_steps(ramp, start, sequences, sequence) + (tokens - ramp) / (sequences * sequence)
-    training = tokens / sequence * for_sequences + steps * once
+    steps = ramp_steps(tokens=ramp, start=start, end=batch, sequence_length=sequence_length) + (tokens - ramp) / (
+        batch * sequence_length
+    )
+    training = tokens / sequence_length * for_sequences + steps * once
     nodes = plan.chips / cluster.node.chips
     parts = lost(failures, nodes, best_interval(failures, nodes))
     return Run(
@@ -250,7 +263,7 @@ def training_run(
         rework=training * parts.rework / parts.useful,
         restart=training * parts.restart / parts.useful,
         steps=steps,
-        flop=tokens * model.flop_per_token(sequence, backward=True).total,
+        flop=tokens * model.flop_per_token(sequence_length, backward=True).total,
         peak=one.peak,
         chips=plan.chips,
         prices=prices,

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from anatomy.cost import explore
-from anatomy.cost.training import Efficiency, step
+from anatomy.cost.efficiency import Efficiency
+from anatomy.cost.training import step
 from anatomy.specs import Architecture, Cluster, Plan, Recompute, Scalar
 from anatomy.specs.base import AT_LEAST_ONE, check_arguments
 
@@ -63,32 +64,32 @@ def divisors(number: float, most: float) -> list[int]:
 
 
 def every_plan(
-    model: Architecture, cluster: Cluster, sequences: float, tensor_most: int = 16
+    model: Architecture, cluster: Cluster, *, batch: float, tensor_most: int = 16
 ) -> dict[str, Float[np.ndarray, "plans"]]:
     """Columns of all plans worth trying; those that are not legal among them are dropped by `search`.
 
     Args:
         model: whose layers, heads and experts are split.
         cluster: its chips are used as fully as the ways allow, or a half or a quarter of them.
-        sequences: of a step; replicas are at most these.
+        batch: sequences of a step; replicas are at most these.
         tensor_most: largest ways of tensor parallelism.
 
     Raises:
         ValueError: there are fewer than one sequence, or no plan.
     """
-    check_arguments("every_plan", AT_LEAST_ONE, sequences=sequences, tensor_most=tensor_most)
+    check_arguments("every_plan", AT_LEAST_ONE, batch=batch, tensor_most=tensor_most)
     heads, layers, experts = (int(x) for x in (model.attention.heads, model.layers, model.experts))
     rows = []
     for tensor, pipeline in itertools.product(divisors(heads, tensor_most), range(1, layers + 1)):
         if (pipeline - 1) * -(-layers // pipeline) >= layers:
             continue  # fewer stages have as many layers each, and no longer a bubble
-        most = min(int(cluster.chips) // (tensor * pipeline), int(sequences))
+        most = min(int(cluster.chips) // (tensor * pipeline), int(batch))
         chunks = [1] if pipeline == 1 else divisors(-(-layers // pipeline), MOST_CHUNKS)
         for expert in divisors(experts, experts):
             replicas = {most // share // expert * expert for share in SHARES}  # whole expert groups only
             rows += [(tensor, pipeline, d, expert, v) for d in sorted(replicas - {0}) for v in chunks]
     if not rows:
-        raise ValueError(f"no way leads to a plan on {cluster.chips:g} chips with {sequences:g} sequences")
+        raise ValueError(f"no way leads to a plan on {cluster.chips:g} chips with {batch:g} sequences")
     base, options = np.array(rows, float), np.array(list(itertools.product(*OPTIONS)), float)
     left, right = np.repeat(base, len(options), axis=0), np.tile(options, (len(base), 1))
     columns = (*left[:, :4].T, right[:, 0], left[:, 4], *right[:, 1:].T)
@@ -98,9 +99,10 @@ def every_plan(
 def search(
     model: Architecture,
     cluster: Cluster,
-    sequences: float,
-    sequence: float,
-    share: Efficiency,
+    *,
+    batch: float,
+    sequence_length: float,
+    efficiency: Efficiency,
     like: Plan,
     plans: dict[str, Float[np.ndarray, "plans"]] | None = None,
     progress: bool = False,
@@ -110,9 +112,9 @@ def search(
     Args:
         model: what is trained.
         cluster: on what.
-        sequences: of a step.
-        sequence: tokens of one.
-        share: constants of the chips' generation.
+        batch: sequences of a step.
+        sequence_length: tokens of one.
+        efficiency: constants of the chips' generation.
         like: gives what is not searched: fused attention, overlap, hybrid groups.
         plans: columns to evaluate instead of `every_plan`.
         progress: whether a bar is shown.
@@ -120,7 +122,7 @@ def search(
 
     def outcome(**values: Scalar) -> dict[str, Scalar]:
         plan = like.replace(**values)
-        made = step(model, plan, cluster, sequences, sequence, share)
+        made = step(model, plan, cluster, batch=batch, sequence_length=sequence_length, efficiency=efficiency)
         return {
             "seconds": made.seconds,
             "cost": made.seconds * made.chips,
@@ -130,7 +132,7 @@ def search(
             "legal": made.legal,
         }
 
-    points = every_plan(model, cluster, sequences) if plans is None else plans
+    points = every_plan(model, cluster, batch=batch) if plans is None else plans
     table = explore.sweep(outcome, points=points, progress=progress)
     kept = {name: column[table["legal"]] for name, column in table.items() if name != "legal"}
     return Found({name: kept.pop(name) for name in points}, **kept)

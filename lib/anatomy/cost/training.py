@@ -4,12 +4,13 @@ Symbols: t tensor ways, p stages, d replicas, v chunks of a stage, m micro-batch
 of s tokens in a micro-batch.
 """
 
-import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
 
 from anatomy.cost import collectives
+from anatomy.cost.efficiency import Efficiency, derate
+from anatomy.cost.gemm import gemm_seconds, layer_gemm_seconds
 from anatomy.cost.legality import legal
 from anatomy.cost.memory import (
     GRADIENT,
@@ -20,21 +21,10 @@ from anatomy.cost.memory import (
     state_parameters,
 )
 from anatomy.cost.pipeline import bubble
-from anatomy.specs import Architecture, Cluster, Link, Plan, Recompute, Scalar, catalogue
+from anatomy.specs import Architecture, Cluster, Plan, Recompute, Scalar
 from anatomy.specs.base import AT_LEAST_ONE, FINITE, check_arguments, number, spec, switch
 
 VALUE = 2.0  # bytes of an activation
-
-
-@spec
-class Efficiency:
-    """What share of the published peaks programs reach; the only constants that are fitted."""
-
-    matmul: Scalar = number("1", above=0, high=1, doc="of peak FLOP/s, for matrices much larger than half_size")
-    half_size: Scalar = number("values", doc="a side of which halves the rate of a matrix product")
-    memory: Scalar = number("1", above=0, high=1, doc="of memory bandwidth, for work that is bound by it")
-    link: Scalar = number("1", above=0, high=1, doc="of the bandwidth inside a node")
-    network: Scalar = number("1", above=0, high=1, doc="of the bandwidth between nodes")
 
 
 @spec
@@ -93,43 +83,14 @@ class Step:
         return self.memory.total <= self.memory_limit
 
 
-def matmul_seconds(rows: Scalar, columns: Scalar, inner: Scalar, peak: Scalar, efficiency: Efficiency) -> Scalar:
-    """Seconds of one (rows x inner) by (inner x columns) product.
-
-    A side of x values wastes part of a tile and of a wave of tiles, about half_size / x of the whole:
-
-        time = 2 m n k (1 + half_size (1/m + 1/n + 1/k)) / (peak share)
-
-    It is written without fractions, so that an empty product takes no more than its waste.
-    """
-    waste = efficiency.half_size * (rows * columns + columns * inner + rows * inner)
-    return 2 * (rows * columns * inner + waste) / (peak * efficiency.matmul)
-
-
-def efficiency(generation: str) -> Efficiency:
-    """The constants of a generation of chips, from the catalogue: `ampere`, `hopper`, `tpu`."""
-    row = catalogue.entry("efficiency", generation)
-    return Efficiency(**{name: row[name] for name in ("matmul", "half_size", "memory", "link", "network")})
-
-
-def derate(cluster: Cluster, share: Efficiency) -> Cluster:
-    """The cluster with the bandwidth that programs reach in place of the published one."""
-
-    def scale(link: Link, by: Scalar) -> Link:
-        return dataclasses.replace(link, bandwidth=link.bandwidth * by)
-
-    node = dataclasses.replace(cluster.node, link=scale(cluster.node.link, share.link))
-    inside, between = (scale(link, share.network) for link in (cluster.inside, cluster.between))
-    return dataclasses.replace(cluster, node=node, inside=inside, between=between)
-
-
 def step(
     model: Architecture,
     plan: Plan,
     cluster: Cluster,
-    sequences: Scalar,
-    sequence: Scalar,
-    share: Efficiency,
+    *,
+    batch: Scalar,
+    sequence_length: Scalar,
+    efficiency: Efficiency,
     imbalance: Scalar = 1.0,
 ) -> Step:
     """One training step of any architecture under any plan on any cluster.
@@ -144,9 +105,9 @@ def step(
         model: what is trained.
         plan: how it is laid out; its overlaps say what share of the traffic is hidden, as far as compute lasts.
         cluster: on what; its chips beyond the plan's idle.
-        sequences: of a step, over all replicas.
-        sequence: s, tokens of one.
-        share: of the peaks that programs reach.
+        batch: sequences of a step, over all replicas.
+        sequence_length: s, tokens of a sequence.
+        efficiency: what share of the peaks programs reach.
         imbalance: tokens of the fullest expert over the mean.
 
     Returns:
@@ -157,28 +118,40 @@ def step(
 
     Source: narayanan2021megatron, korthikanti2023reducing; each part names its own.
     """
-    check_arguments("step", FINITE, sequences=sequences, sequence=sequence)
+    check_arguments("step", FINITE, batch=batch, sequence_length=sequence_length)
     check_arguments("step", AT_LEAST_ONE, imbalance=imbalance)
-    net = derate(cluster, share)
+    net = derate(cluster, efficiency)
     chip = cluster.node.chip
-    peak, bandwidth = chip.flops_16bit, chip.memory_bandwidth * share.memory
+    peak, bandwidth = chip.flops_16bit, chip.memory_bandwidth * efficiency.memory
     t, p = plan.tensor, plan.pipeline
-    tokens = plan.micro_batch * sequence
-    micro_batches = plan.micro_batches(sequences)
+    tokens = plan.micro_batch * sequence_length
+    micro_batches = plan.micro_batches(batch)
     layers = plan.stage_layers(model)
     full, selective = plan.recompute >= Recompute.FULL, plan.recompute >= Recompute.SELECTIVE
 
     # One layer and one micro-batch, forward.
-    products = layer_products(model, plan, tokens, peak, share, imbalance)
-    scores = score_seconds(model, plan, tokens, sequence, peak, share)
-    kept, kept_scores = activation_bytes(model, plan, sequence)
+    products = layer_gemm_seconds(
+        model,
+        tokens=tokens,
+        rows=1.0,
+        columns=t,
+        router_ways=1.0,  # every tensor way routes all tokens
+        experts=model.experts / plan.expert * imbalance,
+        expert_tokens=tokens * model.top_k * plan.expert / model.experts,  # from all its replicas
+        peak=peak,
+        efficiency=efficiency,
+    )
+    scores = score_seconds(
+        model, plan, tokens=tokens, sequence_length=sequence_length, peak=peak, efficiency=efficiency
+    )
+    kept, kept_scores = activation_bytes(model, plan, sequence_length)
     traffic, score_traffic = (2 * size / bandwidth for size in (kept, kept_scores))  # written once, read once
     ring = net.slowest_link(t)  # beyond a node, tensor ways go at the network's pace
     reduce = collectives.all_reduce(VALUE * tokens * model.d_model, t, ring.bandwidth, ring.latency)
     send = exchange_experts(model, plan, tokens, net)
 
     # The whole stage: forward once, backward twice; recomputed parts a third time.
-    logits = matmul_seconds(tokens, model.vocabulary / t, model.d_model, peak, share)
+    logits = gemm_seconds(tokens, model.vocabulary / t, model.d_model, peak, efficiency)
     logits = logits + 8 * tokens * model.vocabulary / t / bandwidth  # 32-bit softmax, written and read
     again = jnp.where(full, products + traffic, 0.0) + jnp.where(selective, scores + score_traffic, 0.0)
     work = {
@@ -193,67 +166,42 @@ def step(
         "stages": 2 * plan.chunks * stage_transfer(model, plan, tokens, net),
     }
     compute = sum(work.values())  # seconds of a stage for one micro-batch
-    shown = exposed(sum(talk.values()), plan.overlap_layers, compute)
+    shown = exposed(traffic=sum(talk.values()), overlap=plan.overlap_layers, compute=compute)
     one = work | {name: shown * seconds for name, seconds in talk.items()}
     exchange = exchange_replicas(model, plan, net, micro_batches)
     return Step(
         **{name: micro_batches * seconds for name, seconds in one.items()},
         bubble=bubble(p, plan.chunks) * sum(one.values()),
-        replicas=exchange * exposed(exchange, plan.overlap, compute * exchange_window(plan, micro_batches)),
+        replicas=exchange
+        * exposed(traffic=exchange, overlap=plan.overlap, compute=compute * exchange_window(plan, micro_batches)),
         optimizer=optimizer_seconds(model, plan, bandwidth),
-        model_flop=sequences * sequence * model.flop_per_token(sequence, backward=True).total,
-        hardware_flop=hardware_flop(model, plan, sequences, sequence),
+        model_flop=batch * sequence_length * model.flop_per_token(sequence_length, backward=True).total,
+        hardware_flop=hardware_flop(model, plan, batch=batch, sequence_length=sequence_length),
         peak=plan.chips * peak,
         chips=plan.chips,
-        tokens=sequences * sequence,
-        memory=memory(model, plan, sequences, sequence),
+        tokens=batch * sequence_length,
+        memory=memory(model, plan, batch=batch, sequence_length=sequence_length),
         memory_limit=chip.memory,
-        legal=legal(model, plan, cluster, sequences),
+        legal=legal(model, plan, cluster, batch=batch),
     )
 
 
-def exposed(traffic: Scalar, overlap: Scalar, compute: Scalar) -> Scalar:
+def exposed(*, traffic: Scalar, overlap: Scalar, compute: Scalar) -> Scalar:
     """Share of the seconds of traffic that compute does not hide: it hides what is wanted, and no more than it has."""
     return 1 - jnp.minimum(overlap, compute / jnp.maximum(traffic, 1e-30))
 
 
-def layer_products(
-    model: Architecture, plan: Plan, tokens: Scalar, peak: Scalar, share: Efficiency, imbalance: Scalar
-) -> Scalar:
-    """Seconds of the matrix products of an average layer, forward, for one micro-batch on one chip.
-
-    Attention has two products, into the heads and out of them; an MLP g, of which the g - 1 inner ones are one
-    wider product. With experts, each of the E / e that a chip holds works on the tokens sent to it.
-    """
-    t, d = plan.tensor, model.d_model
-    out = model.attention.width
-    into = model.attention_weights / d - out
-    attention = matmul_seconds(tokens, into / t, d, peak, share) + matmul_seconds(tokens, d, out / t, peak, share)
-
-    def mlp(rows: Scalar, width: Scalar) -> Scalar:
-        inner = (model.mlp_matrices - 1) * width / t
-        return matmul_seconds(rows, inner, d, peak, share) + matmul_seconds(rows, d, width / t, peak, share)
-
-    routed = model.is_routed
-    each = tokens * model.top_k * plan.expert / model.experts  # tokens of one expert, from all its replicas
-    experts = routed * model.experts / plan.expert * imbalance * mlp(each, model.d_ff)
-    always = (1 - routed + model.shared_experts) * mlp(tokens, model.d_ff)
-    router = routed * matmul_seconds(tokens, model.experts, d, peak, share)
-    dense = mlp(tokens, model.dense_d_ff)
-    return attention + (model.expert_layers * (experts + always + router) + model.dense_layers * dense) / model.layers
-
-
 def score_seconds(
-    model: Architecture, plan: Plan, tokens: Scalar, sequence: Scalar, peak: Scalar, share: Efficiency
+    model: Architecture, plan: Plan, *, tokens: Scalar, sequence_length: Scalar, peak: Scalar, efficiency: Efficiency
 ) -> Scalar:
     """Seconds of attention scores and values of a layer, forward: one s x s product a head each.
 
     Kernels that keep scores on the chip skip the half that causality masks (dao2022flashattention).
     """
     half = 1 - 0.5 * plan.fused_attention
-    waste = 1 + share.half_size * (2 / sequence + 1 / model.attention.head_dim)
-    flop = tokens * sequence * model.attention.score_flop() / plan.tensor
-    return half * flop * waste / (peak * share.matmul)
+    waste = 1 + efficiency.half_size * (2 / sequence_length + 1 / model.attention.head_dim)
+    flop = tokens * sequence_length * model.attention.score_flop() / plan.tensor
+    return half * flop * waste / (peak * efficiency.matmul)
 
 
 def exchange_experts(model: Architecture, plan: Plan, tokens: Scalar, net: Cluster) -> Scalar:
@@ -324,11 +272,11 @@ def optimizer_seconds(model: Architecture, plan: Plan, bandwidth: Scalar) -> Sca
     return state_parameters(model, plan, 1) * 28.0 / bandwidth
 
 
-def hardware_flop(model: Architecture, plan: Plan, sequences: Scalar, sequence: Scalar) -> Scalar:
+def hardware_flop(model: Architecture, plan: Plan, *, batch: Scalar, sequence_length: Scalar) -> Scalar:
     """FLOP of a step with those that are computed again; the logits never are."""
-    forward = model.flop_per_token(sequence)
+    forward = model.flop_per_token(sequence_length)
     layers = forward.total - forward.unembedding
     again = jnp.where(
         plan.recompute >= Recompute.FULL, layers, jnp.where(plan.recompute >= Recompute.SELECTIVE, forward.scores, 0.0)
     )
-    return sequences * sequence * (3 * forward.total + again)
+    return batch * sequence_length * (3 * forward.total + again)

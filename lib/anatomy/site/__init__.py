@@ -1,6 +1,6 @@
 """What the book needs to be read, rerun and cited: calculators, frontiers, figures and tables for its pages.
 
-The Sphinx extension, `anatomy.site.extension`, is loaded by Sphinx alone.
+The Sphinx extension, `anatomy.site.sphinx.extension`, is loaded by Sphinx alone.
 """
 
 from anatomy.site import figures

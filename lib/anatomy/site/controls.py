@@ -9,11 +9,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
-from importlib.resources import files
 from typing import Any
 
+from anatomy.claims.ledger.html import embedded
 from anatomy.specs.units import quantity
 
 LONG_UNIT = 14  # characters; a longer one may break, or a phone would scroll sideways
@@ -91,13 +90,13 @@ class Slider:
         if self.log and self.low <= 0:
             refuse(owner, "low", self.low, "above 0, since the slider is logarithmic")
         if not self.log:
-            if self.step is None:
-                object.__setattr__(self, "step", float(f"{(self.high - self.low) / 100:.12g}"))
-            steps = (self.start - self.low) / self.step
+            step = float(f"{(self.high - self.low) / 100:.12g}") if self.step is None else self.step
+            object.__setattr__(self, "step", step)
+            steps = (self.start - self.low) / step
             if abs(steps - round(steps)) > 1e-6:  # a range input would snap elsewhere
-                below = self.low + math.floor(steps) * self.step
-                near = f"such as {below:g} or {below + self.step:g}"
-                refuse(owner, "start", self.start, f"{self.low:g} plus whole steps of {self.step:g}, {near}")
+                below = self.low + math.floor(steps) * step
+                near = f"such as {below:g} or {below + step:g}"
+                refuse(owner, "start", self.start, f"{self.low:g} plus whole steps of {step:g}, {near}")
 
     @property
     def digits(self) -> int:
@@ -230,29 +229,17 @@ def frame(
     slug = re.sub(r"[^a-z0-9]+", "-", specification["name"].lower()).strip("-") or "function"
     key = f"{kind}-{slug}-{hashlib.sha256((data + caption).encode()).hexdigest()[:8]}"
     described = f' aria-describedby="{key}-caption"' if caption else ""
-    style = "".join(map(static, ("calculator.css", *styles)))
-
-    def script(name: str) -> str:
-        source = static(name)
-        return f"<script>\n{source.replace('@VERSION@', hashlib.sha256(source.encode()).hexdigest()[:8])}</script>"
-
     return "\n".join(
         [
             f'<div class="anatomy-live anatomy-{kind}" id="{key}" role="group" aria-label="{label}"{described}>',
-            f"<style>\n{style}</style>",
+            *(embedded(f"site/static/{name}") for name in ("calculator.css", *styles)),
             f'<p class="caption" id="{key}-caption">{escape(caption)}</p>' if caption else "",
             *inside(key),
             f'<script type="application/json" class="anatomy-{kind}-spec">{data}</script>',
-            *map(script, scripts),
+            *(embedded(f"site/static/{name}") for name in scripts),
             "</div>",
         ]
     )
-
-
-@cache
-def static(name: str) -> str:
-    """A file that travels in the HTML of each live figure."""
-    return (files("anatomy.site") / "static" / name).read_text(encoding="utf-8")
 
 
 def plain(value: Any) -> Any:

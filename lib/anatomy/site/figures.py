@@ -7,9 +7,11 @@ reader's system, is dark, so that one file serves both.
 
 import io
 import re
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
+from cycler import cycler
 from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#24292f", "#57606a", "#d8dee4"
@@ -19,13 +21,13 @@ BLUE, ORANGE, GREEN, PINK, SKY, GOLD = "#0072b2", "#d55e00", "#009e73", "#cc79a7
 COLOURS = [BLUE, ORANGE, GREEN, PINK, SKY, GOLD]
 LIFTED = {BLUE: "#4aa3df", ORANGE: "#ff8a3d", GREEN: "#2fc79a"}  # the same hues, legible on a dark page
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
     "axes.grid": True,
     "axes.labelcolor": INK,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": INK,
@@ -93,8 +95,8 @@ def adapt(svg: str) -> str:
     return re.sub(r"(<svg[^>]*>)", rf"\1{sheet}", svg, count=1)
 
 
-def mark(axes: plt.Axes, x: float, y: float, text: str, **options: object) -> None:
+def mark(axes: plt.Axes, x: float, y: float, text: str, **options: Any) -> None:
     """A point with its name beside it, in ink."""
     axes.plot([x], [y], "o", color=options.pop("color", INK), markersize=5, zorder=3)
-    place = {"xytext": (6, 4), "textcoords": "offset points", "fontsize": 9} | options
+    place: dict[str, Any] = {"xytext": (6, 4), "textcoords": "offset points", "fontsize": 9} | options
     axes.annotate(text, (x, y), **place)

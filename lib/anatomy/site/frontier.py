@@ -86,7 +86,7 @@ def frontier(
             each = jax.vmap(lambda row: chosen(**dict(zip(columns, row, strict=True)), **settings))
             return {key: np.asarray(value) for key, value in each(rows).items()}
 
-    sets = {}
+    sets: dict[tuple[float, ...], list[np.ndarray]] = {}
     for key in itertools.product(*(item.options.values() for item in choices)):
         sets[key] = []
         for label in series:
@@ -100,7 +100,7 @@ def frontier(
     if not len(first):
         refuse("frontier", "points at the start", len(first), f"at least one of {series[0]!r}")
     pick = Choice("series", "Plans", start=0, options={label: i for i, label in enumerate(series)})
-    inputs = [*choices, pick, *sliders]
+    inputs: list[Choice | Slider] = [*choices, pick, *sliders]
     specification = {
         "name": name,
         "walk": walk,

@@ -170,7 +170,8 @@ def _assemble(lines: Lines, results: dict[str, str]) -> str:
 def _expression(equation: Any, operands: list[str], owner: str) -> str:
     """One equation as an expression of its operands."""
     name, params = equation.primitive.name, equation.params
-    source, result = equation.invars[0].aval if equation.invars else None, equation.outvars[0].aval
+    result = equation.outvars[0].aval
+    source = equation.invars[0].aval if equation.invars else result
     if name not in SUPPORTED:
         raise NotImplementedError(
             f"{owner} uses the JAX primitive {name!r}, which has no exact JavaScript here; "

@@ -105,7 +105,7 @@ def rounds(
             'autocomplete="off"></div>',
             '<div class="buttons"><button type="button" data-go="-1">Back</button><button type="button" data-go="1">'
             'Next</button><button type="button" data-play aria-pressed="false">Play</button></div>',
-            f'<p class="say" aria-live="polite">{escape(steps[0]["say"])}</p>',
+            f'<p class="say" aria-live="polite">{escape(str(steps[0]["say"]))}</p>',
             '<div class="laws"></div>',
             "</div>",
             _table(recorded, written, prompt),

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from anatomy.claims.show import Html
+from anatomy.claims.ledger.html import Html
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> Html:
@@ -17,7 +17,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], caption: str 
     Raises:
         ValueError: a row has more or fewer cells than the header.
     """
-    lines = [list(row) for row in rows]
+    lines: list[list[object]] = [list(row) for row in rows]
     for line in lines:
         if len(line) != len(header):
             raise ValueError(f"table row {line} has {len(line)} cells; allowed: {len(header)}")
@@ -25,7 +25,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], caption: str 
     body = "".join(f"<tr>{''.join(map(_cell, line))}</tr>" for line in lines)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     html = f'<table class="table">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return Html(html, "\n".join("\t".join(map(str, line)) for line in [list(header), *lines]))
+    return Html(html, "\n".join("\t".join(map(str, line)) for line in (header, *lines)))
 
 
 def _cell(cell: object) -> str:

@@ -1,9 +1,11 @@
 """Numbers for the prose: what a cell computes is pasted into sentences with the role `glue:text`."""
 
+from typing import Any
+
 import numpy as np
 
 
-def glue(**values: object) -> None:
+def glue(**values: Any) -> None:
     """Keep values under their names; arrays and JAX scalars become plain numbers, which print plainly.
 
     Without myst-nb, in a notebook away from the book, there is no prose to paste into, and nothing happens.

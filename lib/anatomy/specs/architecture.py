@@ -176,7 +176,7 @@ class TokenFlop:
 class Architecture:
     """A decoder-only transformer, dense or a mixture of experts."""
 
-    name: str = label("")
+    name: str = label(default="")
     layers: Scalar = number("layers", low=1, whole=True, doc="L")
     d_model: Scalar = number("values", low=1, whole=True, doc="d, width of the residual stream")
     attention: Attention | LatentAttention

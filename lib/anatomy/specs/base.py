@@ -5,7 +5,7 @@ bandwidth and `jax.jit` compiles once for all values. Names are static.
 """
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from anatomy.specs.units import readable
 
-Scalar = float | Float[Array, "..."]  # a Python number, or a traced or batched one
+Scalar = float | Float[Array, "..."] | Float[np.ndarray, "..."]  # a Python number, or a traced or batched one
 
 T = TypeVar("T")
 
@@ -136,7 +136,7 @@ def spec(cls: type[T]) -> type[T]:
                 check_number(cls.__name__, field.name, value, limits)
                 if isinstance(value, (int, np.integer)):  # as ints they would overflow under jit, in 32 bits
                     object.__setattr__(self, field.name, float(value))
-            elif not field.metadata and not isinstance(getattr(self, field.name), field.type):
+            elif not field.metadata and not isinstance(getattr(self, field.name), cast(type, field.type)):
                 owner, given = f"{cls.__name__}.{field.name}", getattr(self, field.name)
                 raise TypeError(f"{owner} is {given!r}; allowed: {field.type}")
         if extra is not None and is_concrete(self):
@@ -163,7 +163,7 @@ def register(cls: type) -> None:
         return [(jax.tree_util.GetAttrKey(n), child) for n, child in zip(leaves, children, strict=True)], names
 
     def unflatten(names: tuple[Any, ...], children: Any) -> Any:
-        tree = object.__new__(cls)
+        tree: Any = object.__new__(cls)
         for name, value in (*zip(static, names, strict=True), *zip(leaves, children, strict=True)):
             object.__setattr__(tree, name, value)
         return tree

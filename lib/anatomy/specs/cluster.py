@@ -16,7 +16,7 @@ from anatomy.specs.base import Scalar, label, number, refuse_where, shown, spec
 class Chip:
     """One accelerator."""
 
-    name: str = label("")
+    name: str = label(default="")
     flops_16bit: Scalar = number("FLOP/s", above=0, doc="bfloat16 and float16")
     flops_8bit: Scalar = number("FLOP/s", above=0, doc="int8 or fp8; the 16-bit rate where there is no unit")
     flops_4bit: Scalar = number("FLOP/s", above=0, doc="int4 or fp4; the 8-bit rate where there is no unit")

@@ -7,6 +7,7 @@ whole numbers that tensor cores and tensor parallelism like; there are not many 
 import dataclasses
 import math
 from functools import cache, partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,11 +50,13 @@ class Shape:
     @property
     def kind(self) -> str:
         """Multi-head, grouped-query or multi-query."""
-        heads, kv_heads = self.architecture.attention.heads, self.architecture.attention.kv_heads
+        attention = self.architecture.attention
+        assert isinstance(attention, Attention)  # those that are searched
+        heads, kv_heads = attention.heads, attention.kv_heads
         return "multi-query" if kv_heads == 1 else "multi-head" if kv_heads == heads else "grouped-query"
 
 
-def errors(architecture: Architecture, counts: Counts) -> tuple[dict[str, float], float]:
+def errors(architecture: Architecture, counts: Counts) -> tuple[dict[str, Scalar], Any]:
     """The counts of an architecture, and the largest relative error against the published ones.
 
     The published counts of the article are sums of experts and attention alone, so the tables, norms
@@ -66,7 +69,7 @@ def errors(architecture: Architecture, counts: Counts) -> tuple[dict[str, float]
         "total": parts.attention + parts.experts,
         "active": parts.attention + parts.active_share * parts.experts,
     }
-    worst = 0.0
+    worst: Any = 0.0
     for name, value in found.items():
         worst = np.maximum(worst, np.abs(value / getattr(counts, name) - 1.0))
     return found, worst
@@ -114,15 +117,16 @@ def search(
             )
             values, worst = errors(batch, counts)
             for index in np.flatnonzero(worst <= counts.tolerance):
-                one = partial(pick, index=index)
+                one = partial(pick, index=int(index))
                 found.append(Shape(jax.tree.map(one, batch), worst=one(worst), **jax.tree.map(one, values)))
     return sorted(found, key=order)
 
 
 def order(shape: Shape) -> tuple[Scalar, ...]:
     """By width, then heads, then matrices, then inner width."""
-    a = shape.architecture
-    return a.d_model, a.attention.kv_heads, a.attention.heads, a.mlp_matrices, a.d_ff
+    a, attention = shape.architecture, shape.architecture.attention
+    assert isinstance(attention, Attention)  # those that are searched
+    return a.d_model, attention.kv_heads, attention.heads, a.mlp_matrices, a.d_ff
 
 
 @cache

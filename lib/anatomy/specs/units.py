@@ -51,7 +51,7 @@ def quantity(value: float, unit: str = "", digits: int = 3, trim: bool = False, 
 
 def _parts(value: float, unit: str, digits: int, trim: bool, counts: tuple[str, ...]) -> tuple[str, str, str, str]:
     """The number, its prefix, the unit that takes it, and what follows."""
-    unit, tail = re.fullmatch(r"([^/ ]*)(.*)", unit).groups()
+    unit, tail = re.findall(r"^([^/ ]*)(.*)$", unit)[0]
     unit = "B" if unit == "bytes" else unit
     if math.isnan(value):
         return "–", "", unit, tail

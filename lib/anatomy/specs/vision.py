@@ -17,7 +17,7 @@ class Encoder:
     Source: dosovitskiy2021vit, section 3.1.
     """
 
-    name: str = label("")
+    name: str = label(default="")
     layers: Scalar = number("layers", low=1, whole=True, doc="L")
     d_model: Scalar = number("values", low=1, whole=True, doc="d_v")
     d_ff: Scalar = number("values", low=1, whole=True, doc="inner width of an MLP")

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from anatomy.cost.efficiency import Efficiency
 from anatomy.cost.explore import Calibration, calibrate
-from anatomy.cost.training import Efficiency
 from anatomy.validate.published import MEASURES, Run
 
 # What is usual, and how far constants stray from it: half_size by a factor of two, the odds of a share by one of 1.6.

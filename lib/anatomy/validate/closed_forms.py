@@ -110,7 +110,7 @@ def expected_flop(case: Case) -> dict[str, float]:
     t, p = s.way.tensor, s.way.pipeline
     forward = model.flop_per_token(c.context)
     tokens = s.micro_batches * s.tokens
-    counted = training.hardware_flop(model, case.plan, case.sequences, c.context)
+    counted = training.hardware_flop(model, case.plan, batch=case.sequences, sequence_length=c.context)
     router = 2 * c.d_model * c.experts * s.layers - forward.router / (p * t)
     fill = s.table / (s.tokens * c.top_k)
     copies = 2 * s.layers * model.attention.copied_weights(c.d_model, t) * (c.kv_heads % t != 0)

@@ -20,7 +20,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from anatomy.cost import collectives, training
+from anatomy.cost.efficiency import IDEAL
 from anatomy.model import Config, init
 from anatomy.specs import Chip, Cluster, Link, Node, Plan, Recompute
 from anatomy.train import mesh as meshes
@@ -159,7 +160,7 @@ def compare(case: Case) -> list[Row]:
     return rows + by_model
 
 
-def _row(case: Case, quantity: str, unit: str, terms: dict[str, float], compiled: float) -> Row:
+def _row(case: Case, quantity: str, unit: str, terms: Mapping[str, float], compiled: float) -> Row:
     """A row that must be equal. Terms are whole numbers, up to the rounding of the cost models."""
     shown = tuple((what, amount) for what, amount in terms.items() if amount)
     return Row(case.name, quantity, unit, round(math.fsum(terms.values())), compiled, shown)
@@ -173,8 +174,14 @@ def _sent(case: Case, moved: Counter[tuple[str, tuple[str, ...]]]) -> Iterable[R
     cluster = Cluster(
         node=Node(chip=chip, chips=float(case.devices), link=one), nodes=1.0, inside=one, between=one, segment_nodes=1.0
     )
-    share = training.Efficiency(matmul=1.0, half_size=0.0, memory=1.0, link=1.0, network=1.0)
-    step = training.step(c.architecture, case.plan, cluster, float(case.sequences), float(c.context), share)
+    step = training.step(
+        c.architecture,
+        case.plan,
+        cluster,
+        batch=float(case.sequences),
+        sequence_length=float(c.context),
+        efficiency=IDEAL,
+    )
 
     def sent(kind: str, axes: tuple[str, ...], size: int) -> float:
         if kind == "collective-permute":

@@ -10,7 +10,7 @@ other. That is B of `cost.collectives`. Collectives among groups of one device m
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -72,9 +72,20 @@ def size(shape: str) -> int:
     """Bytes of an array, or of all arrays of a tuple."""
     total = 0
     for found in ARRAY.finditer(shape):
-        bits = BITS.get(found["type"]) or int(re.search(r"\d+", found["type"])[0])
+        bits = BITS.get(found["type"]) or int(_match(r"\d+", found["type"])[0])
         total += math.ceil(math.prod(_numbers(found["sizes"])) * bits / 8)
     return total
+
+
+def _match(pattern: str | re.Pattern[str], text: str) -> re.Match[str]:
+    """The first place where a text has a pattern.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if (found := re.search(pattern, text)) is None:
+        raise ValueError(f"text is {text[:80]!r}; allowed: one with {pattern!r}, as in compiled HLO")
+    return found
 
 
 def entry_arguments(program: Program) -> int:
@@ -82,7 +93,7 @@ def entry_arguments(program: Program) -> int:
     return sum(size(line.shape) for line in program[""].values() if line.opcode == "parameter")
 
 
-def executions(program: Program, shares: Sequence[Fraction] = ()) -> Counter[str]:
+def executions(program: Program, shares: Sequence[Fraction] = ()) -> dict[str, Fraction]:
     """How often each computation runs, on one device.
 
     Args:
@@ -94,7 +105,7 @@ def executions(program: Program, shares: Sequence[Fraction] = ()) -> Counter[str
             have. Either is refused only if the count is asked for, that is where something counted stands inside.
     """
     counted = {name for name in program if _counts(program, name)}
-    times: Counter[str] = Counter()
+    times: dict[str, Fraction] = defaultdict(Fraction)
 
     def visit(name: str, often: Fraction) -> None:
         times[name] += often
@@ -113,7 +124,7 @@ def collectives(program: Program, shares: Sequence[Fraction] = ()) -> Counter[Co
     Raises:
         ValueError: as `executions`; or a collective is asynchronous, as on other back ends than the CPU's.
     """
-    total: Counter[Collective] = Counter()
+    total: dict[Collective, Fraction] = defaultdict(Fraction)
     for name, times in executions(program, shares).items():
         for line in program[name].values():
             if line.opcode.endswith("-start") and line.opcode.removesuffix("-start") in KINDS:
@@ -136,10 +147,10 @@ def dot_flop(program: Program, shares: Sequence[Fraction] = ()) -> int:
         lines = program[name]
         for line in lines.values():
             if line.opcode == "dot":
-                left = _numbers(ARRAY.search(lines[line.operands[0]].shape)["sizes"])
-                summed = _numbers(re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line.rest)[1])
-                made = math.prod(_numbers(ARRAY.search(line.shape)["sizes"]))
-                total += times * 2 * made * math.prod(left[axis] for axis in summed)
+                left = _numbers(_match(ARRAY, lines[line.operands[0]].shape)["sizes"])
+                summed = _numbers(_match(r"lhs_contracting_dims=\{([\d,]*)\}", line.rest)[1])
+                made = math.prod(_numbers(_match(ARRAY, line.shape)["sizes"]))
+                total += times * 2 * made * math.prod([left[axis] for axis in summed])
     return _whole(total)
 
 

@@ -10,11 +10,12 @@ from importlib.resources import files
 import jax
 import numpy as np
 
+from anatomy.cost.efficiency import efficiency
 from anatomy.cost.run import training_flop
 from anatomy.cost.search import every_plan, search
-from anatomy.cost.training import Step, efficiency, step
+from anatomy.cost.training import Step, step
 from anatomy.specs import Architecture, Cluster, Plan
-from anatomy.validate.published import Run, architecture_of, cluster_of, generation_of, plan_of
+from anatomy.validate.published import Run, architecture_of, cluster_of, plan_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Training:
     @property
     def by_parameters(self) -> float:
         """Utilisation that the hours imply by the rule of thumb, 6 N D, with N the parameters that a token uses."""
-        return float(training_flop(self.model.parameters.active, self.tokens)) / (self.chip_seconds * self.peak)
+        return float(training_flop(parameters=self.model.parameters.active, tokens=self.tokens)) / (
+            self.chip_seconds * self.peak
+        )
 
     @property
     def by_flop(self) -> float:
@@ -56,12 +59,14 @@ class Training:
         """A step on the published plan, or else on the fastest plain one; None where chips or batch are unknown."""
         if self.cluster is None or self.sequences is None:
             return None
-        share = efficiency(generation_of(self.chip))
+        share = efficiency(self.chip)
         with jax.enable_x64(True):
             plan = self.plan or plain_plan(
                 self.model, self.cluster, self.sequences, self.sequence, self.chip, self.fused_attention
             )
-            return step(self.model, plan, self.cluster, self.sequences, self.sequence, share)
+            return step(
+                self.model, plan, self.cluster, batch=self.sequences, sequence_length=self.sequence, efficiency=share
+            )
 
 
 def plain_plan(
@@ -82,14 +87,16 @@ def plain_plan(
     Raises:
         ValueError: there is none.
     """
-    plans = every_plan(model, cluster, sequences, tensor_most=int(cluster.node.chips))
+    plans = every_plan(model, cluster, batch=sequences, tensor_most=int(cluster.node.chips))
     whole = np.mod(sequences, plans["data"] * plans["micro_batch"]) == 0
     busy = plans["tensor"] * plans["pipeline"] * plans["data"] == cluster.chips
     like = Plan(fused_attention=float(fused_attention))
     chosen = {name: column[whole & busy] for name, column in plans.items()}
     if not len(chosen["data"]):
         raise ValueError(f"no plan lays {sequences:g} sequences over {cluster.chips:g} chips without a rest")
-    found = search(model, cluster, sequences, sequence, efficiency(generation_of(key)), like, chosen)
+    found = search(
+        model, cluster, batch=sequences, sequence_length=sequence, efficiency=efficiency(key), like=like, plans=chosen
+    )
     return found.plan(found.best(), like)
 
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 
 from anatomy.cost import legality
-from anatomy.cost.training import Efficiency, Step, efficiency, hardware_flop, step
+from anatomy.cost.efficiency import Efficiency, efficiency, generation_of
+from anatomy.cost.training import Step, hardware_flop, step
 from anatomy.specs import Architecture, Attention, Cluster, Link, Node, Plan, Recompute, architecture, catalogue
 from anatomy.specs.catalogue import chip
 
@@ -62,8 +63,15 @@ class Run:
     def predict(self, share: Efficiency | None = None) -> Step:
         """The cost model's step of this run, in double precision; with other constants, if given."""
         with jax.enable_x64(True):
-            constants = share if share is not None else efficiency(self.generation)
-            return step(self.model, self.plan, self.cluster, self.sequences, self.sequence, constants)
+            constants = share if share is not None else efficiency(self.chip)
+            return step(
+                self.model,
+                self.plan,
+                self.cluster,
+                batch=self.sequences,
+                sequence_length=self.sequence,
+                efficiency=constants,
+            )
 
     @property
     def peak(self) -> float:
@@ -74,7 +82,7 @@ class Run:
     def least_flop(self) -> float:
         """FLOP of a token that the plan cannot avoid: what it computes again counts, what kernels skip does not."""
         length = (self.sequence + 1) / 2 if self.plan.fused_attention else self.sequence
-        return float(hardware_flop(self.model, self.plan, 1.0, length)) / length
+        return float(hardware_flop(self.model, self.plan, batch=1.0, sequence_length=length)) / length
 
 
 class Measure(NamedTuple):
@@ -144,7 +152,7 @@ def run_of(row: dict[str, Any]) -> Run:
             f"run.sequences is {sequences:g}; allowed: a multiple of data x micro_batch "
             f"({plan.data:g} x {plan.micro_batch:g})"
         )
-    if problems := legality.problems(model, plan, cluster, sequences):
+    if problems := legality.problems(model, plan, cluster, batch=sequences):
         raise ValueError(f"the plan cannot be run: {'; '.join(problems)}")
     published, tokens_trained = published_of(row["published"])
     run = Run(
@@ -315,20 +323,6 @@ def plan_of(value: Any, chips: float) -> Plan:
     if chips % model_chips:
         raise ValueError(f"run.chips is {chips:g}; allowed: a multiple of tensor x pipeline ({model_chips:g})")
     return Plan(data=chips / model_chips, **given)
-
-
-def generation_of(key: str, constants: str = "efficiency") -> str:
-    """The generation whose constants, of that catalogue, a chip has: its own, or the neighbour's that `chips` names.
-
-    Raises:
-        ValueError: there is none.
-    """
-    entry = catalogue.entry("chips", key)
-    generation = entry.get("constants", entry.get("generation"))
-    if generation not in catalogue.table(constants):
-        allowed = ", ".join(catalogue.table(constants))
-        raise ValueError(f"chip {key!r} is of generation {shown(generation)}; allowed: one with constants ({allowed})")
-    return str(generation)
 
 
 def cluster_of(row: dict[str, Any], chips: float) -> Cluster:

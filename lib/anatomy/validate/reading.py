@@ -36,8 +36,8 @@ def read(path: str | Path | None = None) -> tuple[list[Any], list[Refused]]:
         OSError: the file cannot be read.
         ValueError: it is not TOML, or has no [[run]].
     """
-    own = path is None or path in FILES
-    file = files("anatomy.validate") / f"{path or 'runs'}.toml" if own else Path(path)
+    path = "runs" if path is None else path
+    file = files("anatomy.validate") / f"{path}.toml" if path in FILES else Path(path)
     try:
         rows = tomllib.loads(file.read_text("utf-8")).get("run", [])
     except ValueError as error:  # of TOML, or of numbers too long for Python

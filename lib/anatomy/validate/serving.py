@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from anatomy.cost.efficiency import Overheads, generation_of, overheads
 from anatomy.cost.inference.legality import RULES
 from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.steps import Overheads, Pass, decode, overheads, prefill
+from anatomy.cost.inference.steps import Pass, decode, prefill
 from anatomy.cost.legality import Case, broken
 from anatomy.specs import Architecture, Cluster, Serving, catalogue
 from anatomy.validate.published import (
@@ -26,7 +27,6 @@ from anatomy.validate.published import (
     architecture_of,
     check_agreement,
     cluster_of,
-    generation_of,
     known,
     shown,
     single,
@@ -58,7 +58,9 @@ class Prediction(NamedTuple):
         """Model FLOP utilisation of the whole, by the 16-bit peak."""
         flop = float(self.read.flop) if self.read else 0.0
         flop += self.steps * float(self.step.flop) if self.step else 0.0
-        return flop / (self.seconds * float((self.read or self.step).peak))
+        part = self.read or self.step
+        assert part is not None, "a run has a prompt, an answer, or both"
+        return flop / (self.seconds * float(part.peak))
 
     @property
     def least_seconds(self) -> float:
@@ -102,7 +104,7 @@ class Served:
     @property
     def constants(self) -> Overheads:
         """Those of the chip's generation."""
-        return overheads(self.generation)
+        return overheads(self.chip)
 
     @property
     def steps(self) -> float:
@@ -112,14 +114,15 @@ class Served:
     def predict(self, constants: Overheads | None = None) -> Prediction:
         """The cost model's passes, in double precision; with other constants, if given."""
         with jax.enable_x64(True):
-            asked = self.model, self.plan, self.cluster, constants or self.constants, self.sequences / self.plan.data
+            asked = self.model, self.plan, self.cluster, constants or self.constants
+            batch = self.sequences / self.plan.data
             read = step = None
             if self.prompt and self.cached:
-                read = decode(*asked, self.cached, self.prompt)
+                read = decode(*asked, batch=batch, context=self.cached, tokens=self.prompt)
             elif self.prompt:
-                read = prefill(*asked, self.prompt)
+                read = prefill(*asked, batch=batch, prompt=self.prompt)
             if self.steps:
-                step = decode(*asked, self.cached + self.prompt + self.answer / 2)
+                step = decode(*asked, batch=batch, context=self.cached + self.prompt + self.answer / 2)
         return Prediction(read, step, self.steps)
 
     def error(self, constants: Overheads | None = None) -> float:
@@ -242,7 +245,9 @@ def check_possible(run: Served) -> None:
     """
     context, sequences = run.cached + run.prompt + run.answer, run.sequences / float(run.plan.data)
     capacity = float(run.cluster.node.chip.memory) * GIB
-    if (needed := float(memory(run.model, run.plan, sequences, context).total)) > MEMORY_MARGIN * capacity:
+    if (
+        needed := float(memory(run.model, run.plan, batch=sequences, context=context).total)
+    ) > MEMORY_MARGIN * capacity:
         raise ValueError(
             f"the plan needs {needed:.3g} bytes a chip by the memory model; allowed: at most {MEMORY_MARGIN} times the "
             f"chip's {capacity:.3g}"
@@ -254,7 +259,9 @@ def check_possible(run: Served) -> None:
         if part := OF_A_PART.get(key):
             other = {"step": None} if part == "prompt" else {"read": None, "steps": 1.0}
             least = best._replace(**other).least_seconds
-            seconds = float((made.read if part == "prompt" else made.step).seconds)
+            of = made.read if part == "prompt" else made.step
+            assert of is not None, "what is published of a part has that part"
+            seconds = float(of.seconds)
         else:
             seconds = made.seconds
             implied[key] = seconds * (float(measure.of(made, run)) / value) ** measure.power
@@ -278,11 +285,11 @@ def reached_in_full(constants: Overheads) -> Overheads:
 
 def constant_names() -> tuple[str, ...]:
     """Names of the constants."""
-    parts = (type(overheads("tpu")), type(overheads("tpu").efficiency))
+    parts = (type(overheads("tpu_v4")), type(overheads("tpu_v4").efficiency))
     return tuple(field.name for part in parts for field in dataclasses.fields(part) if field.name != "efficiency")
 
 
-def changed(constants: Overheads, name: str, value: float) -> Overheads:
+def changed(constants: Overheads, name: str, value: Any) -> Overheads:
     """The constants with another value of one."""
     if hasattr(constants, name):
         return dataclasses.replace(constants, **{name: value})

@@ -13,8 +13,10 @@ GOOD = Serving(tensor=8.0, pipeline=16.0, head=0.0, micro_batches=16.0, cache_by
 
 
 def test_the_article_s_plan_can_serve():
-    assert problems(GPT4, GOOD, CLUSTER, 256.0, 1000.0) == []
-    assert bool(legal(GPT4, GOOD, CLUSTER, 256.0)) and bool(fits(GPT4, GOOD, CLUSTER, 256.0, 1000.0))
+    assert problems(GPT4, GOOD, CLUSTER, batch=256.0, context=1000.0) == []
+    assert bool(legal(GPT4, GOOD, CLUSTER, batch=256.0)) and bool(
+        fits(GPT4, GOOD, CLUSTER, batch=256.0, context=1000.0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,18 +37,18 @@ def test_the_article_s_plan_can_serve():
 )
 def test_a_broken_rule_is_said_and_masked(model, changes, sequences, words):
     plan = GOOD.replace(**changes)
-    assert not bool(legal(model, plan, CLUSTER, sequences))
-    said = problems(model, plan, CLUSTER, sequences)
+    assert not bool(legal(model, plan, CLUSTER, batch=sequences))
+    said = problems(model, plan, CLUSTER, batch=sequences)
     assert any(words.replace(",", "") in one.replace(",", "") for one in said), said
 
 
 def test_stages_may_be_uneven_but_not_empty():
     even = GOOD.replace(head=1.0)  # 120 layers on 16 stages: eight of eight layers, eight of seven
-    assert problems(GPT4, even, CLUSTER, 256.0, 1000.0) == []
+    assert problems(GPT4, even, CLUSTER, batch=256.0, context=1000.0) == []
     half = GPT4.replace(layers=20.0)
-    assert bool(legal(half, GOOD.replace(head=1.0), CLUSTER, 256.0))
-    assert not bool(legal(half, GOOD.replace(head=0.5), CLUSTER, 256.0))  # its share of 20 layers is 0.6 of one
-    assert bool(legal(GPT4.replace(layers=15.0), GOOD, CLUSTER, 256.0))  # a head stage without any is meant so
+    assert bool(legal(half, GOOD.replace(head=1.0), CLUSTER, batch=256.0))
+    assert not bool(legal(half, GOOD.replace(head=0.5), CLUSTER, batch=256.0))  # its share of 20 layers is 0.6 of one
+    assert bool(legal(GPT4.replace(layers=15.0), GOOD, CLUSTER, batch=256.0))  # a head stage without any is meant so
 
 
 def test_every_rule_has_a_case():
@@ -55,8 +57,10 @@ def test_every_rule_has_a_case():
 
 
 def test_lack_of_memory_is_said_too():
-    assert problems(GPT4, Serving(), CLUSTER, 1.0) == ["needs 3.67 TB a chip; it has 80 GB"]
-    assert bool(legal(GPT4, Serving(), CLUSTER, 1.0)) and not bool(fits(GPT4, Serving(), CLUSTER, 1.0, 0.0))
+    assert problems(GPT4, Serving(), CLUSTER, batch=1.0) == ["needs 3.67 TB a chip; it has 80 GB"]
+    assert bool(legal(GPT4, Serving(), CLUSTER, batch=1.0)) and not bool(
+        fits(GPT4, Serving(), CLUSTER, batch=1.0, context=0.0)
+    )
 
 
 def test_legality_and_fit_are_values():
@@ -64,8 +68,10 @@ def test_legality_and_fit_are_values():
 
     def both(t):
         plan = Serving(tensor=t, pipeline=8.0)
-        return legal(GPT4, plan, CLUSTER, 8.0), fits(GPT4, plan, CLUSTER, 8.0, 100.0)
+        return legal(GPT4, plan, CLUSTER, batch=8.0), fits(GPT4, plan, CLUSTER, batch=8.0, context=100.0)
 
     can, has_room = jax.jit(jax.vmap(both))(tensor)
     assert can.tolist() == [True, False, True, True]
-    assert has_room.tolist() == [bool(fits(GPT4, Serving(tensor=t, pipeline=8.0), CLUSTER, 8.0, 100.0)) for t in tensor]
+    assert has_room.tolist() == [
+        bool(fits(GPT4, Serving(tensor=t, pipeline=8.0), CLUSTER, batch=8.0, context=100.0)) for t in tensor
+    ]

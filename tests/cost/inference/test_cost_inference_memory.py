@@ -45,21 +45,23 @@ def test_room_for_the_cache_is_what_weights_leave():
     plan = Serving(tensor=8.0, pipeline=16.0, head=0.0)
     room = float(cache_room(GPT4, plan, A100))
     assert room == pytest.approx(A100 - 2 * float(held_weights(GPT4, plan)), rel=1e-12)
-    most = float(largest_batch(GPT4, plan, A100, 4096.0))
+    most = float(largest_batch(GPT4, plan, chip_memory=A100, context=4096.0))
     assert most * float(sequence_cache(GPT4, plan, 4096.0)) <= room
     assert float(cache_room(GPT4, Serving(), A100)) == 0
 
 
 def test_fewer_sequences_than_ways_fill_whole_chips():
     plan = Serving(tensor=8.0, cache_by_sequence=1.0)
-    one, eight = (float(memory(MQA, plan, n, 1000.0).cache) for n in (1.0, 8.0))
+    one, eight = (float(memory(MQA, plan, batch=n, context=1000.0).cache) for n in (1.0, 8.0))
     assert one == eight == pytest.approx(MQA.cache_bytes_per_token() * 1000)
-    assert float(memory(MQA, plan, 0.0, 1000.0).cache) == 0
+    assert float(memory(MQA, plan, batch=0.0, context=1000.0).cache) == 0
 
 
 def test_gathered_weights_need_room_for_a_layer():
     dense = architecture("llama2_70b")
-    plain, gathered = (memory(dense, Serving(tensor=8.0, gathered=g), 8.0, 100.0, 100.0) for g in (0.0, 1.0))
+    plain, gathered = (
+        memory(dense, Serving(tensor=8.0, gathered=g), batch=8.0, context=100.0, tokens=100.0) for g in (0.0, 1.0)
+    )
     parts = dense.parameters
     layer = 2 * (parts.attention + parts.dense_mlp + parts.norms) / dense.layers
     assert float(gathered.weights - plain.weights) == pytest.approx(layer, rel=1e-9)
@@ -76,22 +78,28 @@ def test_cache_by_heads_is_copied_where_heads_are_fewer_than_ways_and_by_sequenc
 @given(st.sampled_from([GPT4, MQA]), st.floats(100, 40_000), st.sampled_from([1.0, 2.0]), st.booleans())
 def test_the_largest_batch_fits_and_one_more_does_not(model, context, width, by):
     plan = Serving(tensor=8.0, pipeline=16.0, head=0.0, weight_bytes=width, cache_by_sequence=float(by))
-    most = float(largest_batch(model, plan, A100, context))
+    most = float(largest_batch(model, plan, chip_memory=A100, context=context))
     if most:
-        assert float(memory(model, plan, most, context).total) <= A100 * (1 + 1e-9)
-    assert float(memory(model, plan, most + 1, context).total) > A100 * (1 - 1e-9)
+        assert float(memory(model, plan, batch=most, context=context).total) <= A100 * (1 + 1e-9)
+    assert float(memory(model, plan, batch=most + 1, context=context).total) > A100 * (1 - 1e-9)
 
 
 def test_a_model_that_does_not_fit_serves_nobody():
-    assert float(largest_batch(GPT4, Serving(), A100, 1000.0)) == 0
+    assert float(largest_batch(GPT4, Serving(), chip_memory=A100, context=1000.0)) == 0
 
 
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: memory(GPT4, Serving(), -1.0, 10.0), "memory.sequences is -1; allowed: a number at least 0"),
-        (lambda: memory(GPT4, Serving(), 1.0, 10.0, 0.0), "memory.tokens is 0; allowed: a finite number above 0"),
-        (lambda: largest_batch(GPT4, Serving(), A100, 0.0), "largest_batch.context is 0"),
+        (
+            lambda: memory(GPT4, Serving(), batch=-1.0, context=10.0),
+            "memory.batch is -1; allowed: a number at least 0",
+        ),
+        (
+            lambda: memory(GPT4, Serving(), batch=1.0, context=10.0, tokens=0.0),
+            "memory.tokens is 0; allowed: a finite number above 0",
+        ),
+        (lambda: largest_batch(GPT4, Serving(), chip_memory=A100, context=0.0), "largest_batch.context is 0"),
     ],
 )
 def test_nonsense_is_refused(call, words):

@@ -3,15 +3,16 @@
 import jax
 import numpy as np
 import pytest
+from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.legality import legal
 from anatomy.cost.inference.memory import largest_batch, memory
 from anatomy.cost.inference.search import every_plan, search
-from anatomy.cost.inference.steps import decode, overheads, prefill
+from anatomy.cost.inference.steps import decode, prefill
 from anatomy.specs import Serving, architecture, catalogue
 
 MODEL, CLUSTER = architecture("gpt4_mqa"), catalogue.cluster("a100_sxm_40gb", 16.0)
-AMPERE, CONTEXT = overheads("ampere"), 4096.0
-PLANS = every_plan(MODEL, CLUSTER, np.array([1.0, 16.0, 256.0, 4096.0]))
+AMPERE, CONTEXT = overheads("a100_sxm_80gb"), 4096.0
+PLANS = every_plan(MODEL, CLUSTER, batch=np.array([1.0, 16.0, 256.0, 4096.0]))
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def found():
 
 def test_every_plan_can_be_run():
     fields = {name: column for name, column in PLANS.items() if name != "sequences"}
-    allowed = jax.vmap(lambda n, **plan: legal(MODEL, Serving(**plan, data=plan["expert"]), CLUSTER, n))
+    allowed = jax.vmap(lambda n, **plan: legal(MODEL, Serving(**plan, data=plan["expert"]), CLUSTER, batch=n))
     assert allowed(PLANS["sequences"], **fields).all()
     assert len(np.unique(np.stack(list(PLANS.values())), axis=1).T) == len(PLANS["tensor"])
     article = {
@@ -43,11 +44,11 @@ def test_every_plan_can_be_run():
 def test_a_row_says_what_decode_says(found):
     for index in np.random.default_rng(0).integers(0, len(found.seconds), 5):
         plan = found.plan(index, Serving())
-        made = decode(MODEL, plan, CLUSTER, AMPERE, found.plans["sequences"][index], CONTEXT)
+        made = decode(MODEL, plan, CLUSTER, AMPERE, batch=found.plans["sequences"][index], context=CONTEXT)
         assert float(made.seconds) == pytest.approx(found.seconds[index], rel=1e-12)
         per_token = float(made.dollars_per_million(3600.0)) / 1e6
         assert per_token == pytest.approx(found.chip_seconds[index], rel=1e-9)
-        most = float(largest_batch(MODEL, plan, CLUSTER.node.chip.memory, CONTEXT))
+        most = float(largest_batch(MODEL, plan, chip_memory=CLUSTER.node.chip.memory, context=CONTEXT))
         assert bool(found.fits[index]) == (found.plans["sequences"][index] <= most)
 
 
@@ -56,11 +57,11 @@ def test_prompts_are_searched_by_what_reads_them():
     read = search(MODEL, CLUSTER, AMPERE, 2048.0, Serving(), plans, run=prefill)
     for index in np.random.default_rng(1).integers(0, len(read.seconds), 5):
         sequences = plans["sequences"][index]
-        made = prefill(MODEL, read.plan(index, Serving()), CLUSTER, AMPERE, sequences, 2048.0)
+        made = prefill(MODEL, read.plan(index, Serving()), CLUSTER, AMPERE, batch=sequences, prompt=2048.0)
         assert float(made.seconds) == pytest.approx(read.seconds[index], rel=1e-12)
         each = float(made.dollars_per_million(3600.0)) / 1e6
         assert each == pytest.approx(read.chip_seconds[index], rel=1e-9)
-        held = memory(MODEL, read.plan(index, Serving()), sequences, 2048.0, tokens=2048.0)
+        held = memory(MODEL, read.plan(index, Serving()), batch=sequences, context=2048.0, tokens=2048.0)
         assert float(held.total) == pytest.approx(read.memory[index], rel=1e-12)
 
 
@@ -86,7 +87,7 @@ def test_the_cheapest_in_time_is_on_the_frontier(found):
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match=r"every_plan.sequences is 0"):
-        every_plan(MODEL, CLUSTER, np.array([0.0]))
+    with pytest.raises(ValueError, match=r"every_plan.batch is 0"):
+        every_plan(MODEL, CLUSTER, batch=np.array([0.0]))
     with pytest.raises(ValueError, match=r"search.context is 0"):
         search(MODEL, CLUSTER, AMPERE, 0.0, Serving(), PLANS)

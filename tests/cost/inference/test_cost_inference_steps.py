@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 from anatomy.cost import collectives
-from anatomy.cost.inference.steps import decode, overheads, prefill, slowest_stage
-from anatomy.cost.training import derate
+from anatomy.cost.efficiency import derate, overheads
+from anatomy.cost.inference.steps import decode, prefill, slowest_stage
 from anatomy.specs import Serving, architecture, catalogue
 from hypothesis import given
 
 GPT4, LLAMA = architecture("gpt4"), architecture("llama2_70b")
 CLUSTER = catalogue.cluster("a100_sxm_80gb", 16.0)
-AMPERE = overheads("ampere")
+AMPERE = overheads("a100_sxm_80gb")
 IDEAL = dataclasses.replace(
     AMPERE,
     efficiency=dataclasses.replace(AMPERE.efficiency, matmul=1.0, half_size=0.0, memory=1.0, link=1.0, network=1.0),
@@ -49,7 +49,7 @@ sequences, contexts = st.floats(1, 1e5), st.floats(1, 1e5)
 
 
 def test_one_sequence_on_one_chip_reads_every_weight_but_the_input_table_once():
-    made = decode(LLAMA, Serving(), CLUSTER, IDEAL, 1.0, 1000.0)
+    made = decode(LLAMA, Serving(), CLUSTER, IDEAL, batch=1.0, context=1000.0)
     parts = LLAMA.parameters
     read = parts.total - parts.embedding - LLAMA.d_model  # and the last norm
     assert float(made.weights) == pytest.approx(2 * read / CHIP.memory_bandwidth, rel=1e-6)
@@ -58,7 +58,7 @@ def test_one_sequence_on_one_chip_reads_every_weight_but_the_input_table_once():
 
 
 def test_products_are_two_flop_a_parameter():
-    made = decode(LLAMA, Serving(), CLUSTER, IDEAL, 10_000.0, 1000.0)
+    made = decode(LLAMA, Serving(), CLUSTER, IDEAL, batch=10_000.0, context=1000.0)
     flop = LLAMA.flop_per_token(1001.0)
     products = flop.attention + flop.mlp + flop.unembedding
     assert float(made.compute) == pytest.approx(1e4 * products / CHIP.flops_16bit, rel=1e-9)
@@ -66,7 +66,7 @@ def test_products_are_two_flop_a_parameter():
 
 
 def test_one_token_reads_its_experts_and_many_read_all():
-    one, many = (decode(GPT4, Serving(), CLUSTER, IDEAL, n, 1.0) for n in (1.0, 1e6))
+    one, many = (decode(GPT4, Serving(), CLUSTER, IDEAL, batch=n, context=1.0) for n in (1.0, 1e6))
     parts = GPT4.parameters
     shared = parts.attention + parts.router + parts.norms + parts.unembedding - GPT4.d_model
     per_byte = 2 / CHIP.memory_bandwidth
@@ -75,7 +75,7 @@ def test_one_token_reads_its_experts_and_many_read_all():
 
 
 def test_megatron_layout_sends_two_all_reduces_a_layer():
-    made = decode(GPT4, Serving(tensor=8.0), CLUSTER, IDEAL, 64.0, 100.0)
+    made = decode(GPT4, Serving(tensor=8.0), CLUSTER, IDEAL, batch=64.0, context=100.0)
     link = CLUSTER.node.link
     each = collectives.all_reduce(2 * 64 * GPT4.d_model, 8.0, link.bandwidth)
     assert float(made.tensor) == pytest.approx(2 * GPT4.layers * float(each), rel=1e-9)
@@ -83,7 +83,7 @@ def test_megatron_layout_sends_two_all_reduces_a_layer():
 
 def test_tensor_ways_over_nodes_exchange_level_by_level():
     """A node's chips share the bytes that cross the network, each through its own port."""
-    made = decode(GPT4, Serving(tensor=16.0), CLUSTER, IDEAL, 64.0, 100.0)
+    made = decode(GPT4, Serving(tensor=16.0), CLUSTER, IDEAL, batch=64.0, context=100.0)
     each = collectives.replica_exchange(2 * 64 * GPT4.d_model, 16.0, 1.0, CLUSTER)
     assert float(made.tensor) == pytest.approx(2 * GPT4.layers * float(each), rel=1e-9)
     flat = collectives.all_reduce(2 * 64 * GPT4.d_model, 16.0, CLUSTER.inside.bandwidth)
@@ -92,16 +92,16 @@ def test_tensor_ways_over_nodes_exchange_level_by_level():
 
 def test_messages_start_late_inside_a_node_and_between_nodes():
     constants = dataclasses.replace(IDEAL, hop=1e-6, network_hop=1e-3)
-    made = decode(LLAMA, Serving(tensor=16.0), CLUSTER, constants, 8.0, 100.0)
+    made = decode(LLAMA, Serving(tensor=16.0), CLUSTER, constants, batch=8.0, context=100.0)
     assert float(made.starts) == pytest.approx(LLAMA.layers * 4 * (7e-6 + 1e-3), rel=1e-9)
     plan = Serving(tensor=8.0, data=16.0, expert=16.0)
-    made = decode(GPT4, plan, CLUSTER, constants, 8.0, 100.0)  # an all-to-all's messages go at once
+    made = decode(GPT4, plan, CLUSTER, constants, batch=8.0, context=100.0)  # an all-to-all's messages go at once
     assert float(made.starts) == pytest.approx(GPT4.layers * (4 * 7e-6 + 2 * 1e-3), rel=1e-9)
 
 
 def test_experts_of_one_node_exchange_over_its_link():
     plan = Serving(data=16.0, expert=16.0)
-    made = decode(GPT4, plan, CLUSTER, IDEAL, 64.0, 100.0)
+    made = decode(GPT4, plan, CLUSTER, IDEAL, batch=64.0, context=100.0)
     size = 2 * 64 * GPT4.top_k * GPT4.d_model
     link, network = CLUSTER.node.link.bandwidth, CLUSTER.inside.bandwidth
     expected = GPT4.layers * 2 * size * (7 / 16 / link + 8 / 16 / network)
@@ -110,18 +110,20 @@ def test_experts_of_one_node_exchange_over_its_link():
 
 def test_a_cache_split_by_sequences_has_no_sequence_on_two_chips():
     by_sequence = Serving(tensor=8.0, cache_by_sequence=1.0)
-    one, eight, sixteen = (decode(GPT4, by_sequence, CLUSTER, IDEAL, n, 1000.0) for n in (1.0, 8.0, 16.0))
-    alone = decode(GPT4, Serving(), CLUSTER, IDEAL, 1.0, 1000.0)
+    one, eight, sixteen = (decode(GPT4, by_sequence, CLUSTER, IDEAL, batch=n, context=1000.0) for n in (1.0, 8.0, 16.0))
+    alone = decode(GPT4, Serving(), CLUSTER, IDEAL, batch=1.0, context=1000.0)
     assert float(one.cache) == pytest.approx(float(alone.cache)) == pytest.approx(float(eight.cache))
     assert float(sixteen.cache) == pytest.approx(2 * float(one.cache))
 
 
 def test_a_head_stage_makes_the_logits_while_others_compute_layers():
     """Fifteen stages of eight layers: with the tables on a stage of their own the turn of the slowest is shorter."""
-    alone = decode(GPT4, ARTICLE.replace(micro_batches=64.0), CLUSTER, AMPERE, 6400.0, 100.0)
-    shared = decode(GPT4, ARTICLE.replace(pipeline=15.0, head=1.0, micro_batches=64.0), CLUSTER, AMPERE, 6400.0, 100.0)
+    alone = decode(GPT4, ARTICLE.replace(micro_batches=64.0), CLUSTER, AMPERE, batch=6400.0, context=100.0)
+    shared = decode(
+        GPT4, ARTICLE.replace(pipeline=15.0, head=1.0, micro_batches=64.0), CLUSTER, AMPERE, batch=6400.0, context=100.0
+    )
     assert float(alone.seconds) < float(shared.seconds)
-    one = decode(GPT4, ARTICLE.replace(micro_batches=1.0), CLUSTER, AMPERE, 100.0, 100.0)
+    one = decode(GPT4, ARTICLE.replace(micro_batches=1.0), CLUSTER, AMPERE, batch=100.0, context=100.0)
     layers = float(one.seconds - one.stages) - logit_seconds(GPT4, 8.0, 100.0)
     assert float(alone.seconds) == pytest.approx(64 * (8 / 120 * layers + float(one.stages) / 16), rel=1e-9)
 
@@ -150,7 +152,7 @@ def test_a_step_written_out_by_hand():
     sent = 2 * 2 * 7 / 8 * 2 * n * d / (CLUSTER.node.link.bandwidth * share.link)
     starts = (8 + 2) * AMPERE.kernel + 2 * 2 * 7 * AMPERE.hop
     layer = max(read, products) + max(scores, cache) + moved + sent + starts
-    made = decode(model, Serving(tensor=t), CLUSTER, AMPERE, n, s)
+    made = decode(model, Serving(tensor=t), CLUSTER, AMPERE, batch=n, context=s)
     assert float(made.seconds) == pytest.approx(80 * layer + logit_seconds(model, t, n), rel=1e-9)
 
 
@@ -172,16 +174,18 @@ def test_stages_hold_all_layers_and_the_head_no_more_than_others(layers, pipelin
 
 def test_the_logits_go_to_a_stage_with_fewer_layers():
     plan, layer, logits = ARTICLE.replace(head=1.0), 1.0, 0.5  # 120 layers on 16 stages
-    assert float(slowest_stage(GPT4, plan, layer, logits)) == 8
-    assert float(slowest_stage(GPT4, plan, layer, 3.0)) == 7 + 3
-    assert float(slowest_stage(GPT4, plan.replace(pipeline=15.0), layer, logits)) == 8.5
-    assert float(slowest_stage(GPT4, ARTICLE, layer, logits)) == 8
-    assert float(slowest_stage(GPT4, Serving(), layer, logits)) == 120.5
+    assert float(slowest_stage(GPT4, plan, layer=layer, logits=logits)) == 8
+    assert float(slowest_stage(GPT4, plan, layer=layer, logits=3.0)) == 7 + 3
+    assert float(slowest_stage(GPT4, plan.replace(pipeline=15.0), layer=layer, logits=logits)) == 8.5
+    assert float(slowest_stage(GPT4, ARTICLE, layer=layer, logits=logits)) == 8
+    assert float(slowest_stage(GPT4, Serving(), layer=layer, logits=logits)) == 120.5
 
 
 def test_micro_batches_wait_for_the_slowest_stage():
     plan = ARTICLE.replace(head=1.0, pipeline=15.0)
-    few, many = (decode(GPT4, plan.replace(micro_batches=m), CLUSTER, AMPERE, 64.0 * m, 100.0) for m in (1.0, 60.0))
+    few, many = (
+        decode(GPT4, plan.replace(micro_batches=m), CLUSTER, AMPERE, batch=64.0 * m, context=100.0) for m in (1.0, 60.0)
+    )
     assert float(few.waiting) == pytest.approx(0, abs=1e-12)
     # Sixty micro-batches keep fifteen stages busy, four rounds in the time of one.
     assert float(many.seconds) >= 4 * float(few.seconds) > 0.9 * float(many.seconds)
@@ -189,7 +193,7 @@ def test_micro_batches_wait_for_the_slowest_stage():
 
 
 def test_a_prompt_costs_what_its_tokens_cost_and_the_logits_of_its_last():
-    made = prefill(LLAMA, Serving(tensor=8.0), CLUSTER, IDEAL, 4.0, 2048.0)
+    made = prefill(LLAMA, Serving(tensor=8.0), CLUSTER, IDEAL, batch=4.0, prompt=2048.0)
     spent = 8 * CHIP.flops_16bit * float(made.compute + made.scores)
     assert spent == pytest.approx(float(made.flop), rel=1e-9)
     each = LLAMA.flop_per_token(2049 / 2)
@@ -208,7 +212,7 @@ def test_sequences_fewer_than_micro_batches_are_one_each(run):
 
 
 def test_gathered_weights_on_one_chip_are_the_plain_layout():
-    one, other = (prefill(LLAMA, Serving(gathered=g), CLUSTER, AMPERE, 2.0, 512.0) for g in (0.0, 1.0))
+    one, other = (prefill(LLAMA, Serving(gathered=g), CLUSTER, AMPERE, batch=2.0, prompt=512.0) for g in (0.0, 1.0))
     assert float(one.compute) == pytest.approx(float(other.compute))
     assert float(other.tensor) == 0
 
@@ -219,8 +223,8 @@ def test_gathered_weights_on_one_chip_are_the_plain_layout():
 @given(plans, sequences, contexts)
 def test_parts_are_finite_and_not_negative_and_add_up(plan, batch, context):
     for made in (
-        decode(GPT4, plan, CLUSTER, AMPERE, batch, context),
-        prefill(GPT4, plan, CLUSTER, AMPERE, batch, context),
+        decode(GPT4, plan, CLUSTER, AMPERE, batch=batch, context=context),
+        prefill(GPT4, plan, CLUSTER, AMPERE, batch=batch, prompt=context),
     ):
         values = np.array([float(getattr(made, name)) for name in PARTS])
         assert np.isfinite(values).all() and (values >= -1e-12 * values.max()).all()
@@ -234,7 +238,7 @@ def test_a_faster_chip_is_never_slower(plan, batch, context, by, what):
         chip = dataclasses.replace(cluster.node.chip, **{what: by * getattr(cluster.node.chip, what)})
         return dataclasses.replace(cluster, node=dataclasses.replace(cluster.node, chip=chip))
 
-    slow, fast = (decode(GPT4, plan, c, AMPERE, batch, context) for c in (CLUSTER, faster(CLUSTER)))
+    slow, fast = (decode(GPT4, plan, c, AMPERE, batch=batch, context=context) for c in (CLUSTER, faster(CLUSTER)))
     assert float(fast.seconds) <= float(slow.seconds) * (1 + 1e-12)
 
 
@@ -266,7 +270,7 @@ def test_longer_contexts_and_prompts_are_never_faster(plan, batch, context, by):
 
 @given(plans, st.floats(1, 1e4), contexts)
 def test_rates_belong_together(plan, batch, context):
-    made = decode(GPT4, plan, CLUSTER, AMPERE, batch, context)
+    made = decode(GPT4, plan, CLUSTER, AMPERE, batch=batch, context=context)
     assert float(made.tokens_per_second) == pytest.approx(float(made.tokens_per_user * made.sequences), rel=1e-9)
     assert float(made.tokens_per_chip * made.chips) == pytest.approx(float(made.tokens_per_second), rel=1e-12)
     spent = float(made.dollars_per_million(3.6)) / 1e6 * float(made.tokens_per_second)
@@ -275,16 +279,16 @@ def test_rates_belong_together(plan, batch, context):
 
 @given(plans, st.floats(1, 1e4), contexts, st.floats(1, 10))
 def test_more_sequences_are_never_faster_and_never_give_fewer_tokens(plan, batch, context, by):
-    few, many = (decode(GPT4, plan, CLUSTER, AMPERE, n, context) for n in (batch, by * batch))
+    few, many = (decode(GPT4, plan, CLUSTER, AMPERE, batch=n, context=context) for n in (batch, by * batch))
     assert float(many.seconds) >= float(few.seconds) * (1 - 1e-12)
     assert float(many.tokens_per_second) >= float(few.tokens_per_second) * (1 - 1e-9)
 
 
 @given(plans, st.floats(1, 1e4), contexts)
 def test_narrower_weights_and_overlap_are_never_slower(plan, batch, context):
-    plain = decode(GPT4, plan, CLUSTER, AMPERE, batch, context)
-    narrow = decode(GPT4, plan.replace(weight_bytes=1.0), CLUSTER, AMPERE, batch, context)
-    apart = decode(GPT4, plan, CLUSTER, dataclasses.replace(AMPERE, overlap=0.0), batch, context)
+    plain = decode(GPT4, plan, CLUSTER, AMPERE, batch=batch, context=context)
+    narrow = decode(GPT4, plan.replace(weight_bytes=1.0), CLUSTER, AMPERE, batch=batch, context=context)
+    apart = decode(GPT4, plan, CLUSTER, dataclasses.replace(AMPERE, overlap=0.0), batch=batch, context=context)
     assert float(narrow.seconds) <= float(plain.seconds) * (1 + 1e-12) <= float(apart.seconds) * (1 + 1e-9)
 
 
@@ -319,27 +323,38 @@ def test_a_group_along_one_axis_of_a_torus_has_the_links_of_that_axis():
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 0.0, 10.0), "decode.sequences is 0; allowed: a finite number"),
         (
-            lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, -1.0),
+            lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, batch=0.0, context=10.0),
+            "decode.batch is 0; allowed: a finite number",
+        ),
+        (
+            lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, batch=8.0, context=-1.0),
             "decode.context is -1; allowed: a finite number at least 0",
         ),
-        (lambda: prefill(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, float("nan")), "prefill.prompt is nan"),
-        (lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, 1.0, imbalance=0.5), "decode.imbalance is 0.5; allowed"),
+        (lambda: prefill(GPT4, ARTICLE, CLUSTER, AMPERE, batch=8.0, prompt=float("nan")), "prefill.prompt is nan"),
         (
-            lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, np.inf),
+            lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, batch=8.0, context=1.0, imbalance=0.5),
+            "decode.imbalance is 0.5; allowed",
+        ),
+        (
+            lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, batch=8.0, context=np.inf),
             "decode.context is inf; allowed",
         ),
-        (lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, 1.0, imbalance=np.inf), "decode.imbalance is inf"),
+        (
+            lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, batch=8.0, context=1.0, imbalance=np.inf),
+            "decode.imbalance is inf",
+        ),
         *(
             (
-                lambda touched=touched: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, 1.0, touched=touched),
-                rf"decode.touched is {touched:g}; allowed: a number above 0 and at most experts \(16\)",
+                lambda touched=touched: decode(
+                    GPT4, ARTICLE, CLUSTER, AMPERE, batch=8.0, context=1.0, active_experts=touched
+                ),
+                rf"decode.active_experts is {touched:g}; allowed: a number above 0 and at most experts \(16\)",
             )
             for touched in (-3.0, 0.0, 17.0, np.nan)
         ),
         (
-            lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, 8.0, 1.0).dollars_per_million(-1.0),
+            lambda: decode(GPT4, ARTICLE, CLUSTER, AMPERE, batch=8.0, context=1.0).dollars_per_million(-1.0),
             "dollars_per_million.chip_hour is -1",
         ),
         (lambda: Serving(data=3.0, expert=2.0), r"Serving.expert is 2; allowed: a divisor of data \(3\)"),

@@ -6,7 +6,8 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from anatomy.cost.inference.steps import decode, overheads
+from anatomy.cost.efficiency import overheads
+from anatomy.cost.inference.steps import decode
 from anatomy.cost.inference.verification import speculate, touched_by_blocks
 from anatomy.cost.routing import experts_touched
 from anatomy.specs import Serving, architecture, catalogue
@@ -14,14 +15,26 @@ from hypothesis import given, settings
 
 GPT4, GPT3, DRAFT = architecture("gpt4_mqa"), architecture("gpt3_175b"), architecture("gpt2_xl")
 CLUSTER = catalogue.cluster("a100_sxm_40gb", 16.0)
-AMPERE = overheads("ampere")
+AMPERE = overheads("a100_sxm_80gb")
 ONE = Serving(tensor=8.0)
 SERIAL = Serving(tensor=8.0, pipeline=16.0, head=0.0, cache_by_sequence=1.0)
 PIPED = SERIAL.replace(micro_batches=16.0)
 
 
-def round_of(model=GPT4, plan=SERIAL, sequences=16.0, length=4.0, alignment=0.7, **more):
-    return speculate(model, DRAFT, plan, ONE, CLUSTER, AMPERE, sequences, 2048.0, length, alignment, **more)
+def round_of(model=GPT4, plan=SERIAL, batch=16.0, length=4.0, acceptance_rate=0.7, **more):
+    return speculate(
+        model,
+        DRAFT,
+        plan,
+        ONE,
+        CLUSTER,
+        AMPERE,
+        batch=batch,
+        context=2048.0,
+        length=length,
+        acceptance_rate=acceptance_rate,
+        **more,
+    )
 
 
 # Experts.
@@ -81,7 +94,7 @@ def test_without_a_draft_a_round_is_a_step():
 @given(st.floats(16, 4096), st.floats(0, 12), st.floats(0, 1), st.floats(0, 1), st.booleans())
 def test_parts_add_up_and_bounds_hold(sequences, length, alignment, alike, piped):
     made = round_of(
-        plan=PIPED if piped else SERIAL, sequences=sequences, length=length, alignment=alignment, alike=alike
+        plan=PIPED if piped else SERIAL, batch=sequences, length=length, acceptance_rate=alignment, correlation=alike
     )
     parts = [float(x) for x in (made.draft, made.verify, made.waiting)]
     assert min(parts) >= 0 and sum(parts) == pytest.approx(float(made.seconds))
@@ -91,34 +104,36 @@ def test_parts_add_up_and_bounds_hold(sequences, length, alignment, alike, piped
 
 def test_one_user_of_a_mixture_gains_little_and_of_a_dense_model_much():
     dense = round_of(GPT3, ONE, 1.0)
-    routed, crowd = round_of(sequences=1.0), round_of(sequences=32.0)
+    routed, crowd = round_of(batch=1.0), round_of(batch=32.0)
     assert float(dense.block_cost) < 1.1 and float(dense.speed_up) > 1.8
     assert float(routed.block_cost) > 2 and float(routed.speed_up) < 1.05
     assert float(crowd.block_cost) < 1.2 and float(crowd.speed_up) > 2
-    assert float(round_of(sequences=1.0, alike=0.5).speed_up) > float(routed.speed_up)
+    assert float(round_of(batch=1.0, correlation=0.5).speed_up) > float(routed.speed_up)
 
 
 def test_a_batch_that_is_bound_by_arithmetic_loses():
-    assert float(round_of(sequences=4096.0).speed_up) < 1
-    wide = round_of(sequences=4096.0, alignment=1.0)
+    assert float(round_of(batch=4096.0).speed_up) < 1
+    wide = round_of(batch=4096.0, acceptance_rate=1.0)
     assert float(wide.block_cost) > 4
 
 
 def test_a_round_is_made_of_decode_steps():
-    made = round_of(sequences=8.0, length=3.0, alike=0.2)
+    made = round_of(batch=8.0, length=3.0, correlation=0.2)
     touched = touched_by_blocks(8.0, 4.0, 16.0, 2.0, 0.2)
-    read = decode(GPT4, SERIAL, CLUSTER, AMPERE, 8.0, 2048.0, 4.0, touched)
-    step = decode(DRAFT, ONE, CLUSTER, AMPERE, 8.0, 2048.0)
+    read = decode(GPT4, SERIAL, CLUSTER, AMPERE, batch=8.0, context=2048.0, tokens=4.0, active_experts=touched)
+    step = decode(DRAFT, ONE, CLUSTER, AMPERE, batch=8.0, context=2048.0)
     assert float(made.verify) == pytest.approx(float(read.seconds), rel=1e-12)
     assert float(made.draft) == pytest.approx(3 * float(step.seconds), rel=1e-12)
 
 
 def test_in_a_pipeline_the_draft_is_one_stage_more():
-    made = round_of(plan=PIPED, sequences=256.0)
+    made = round_of(plan=PIPED, batch=256.0)
     # Sixteen micro-batches keep fifteen stages busy; the draft has its turn while they wait for the slowest.
     stage = float(made.seconds) / 16
     assert float(made.draft) < stage and float(made.waiting) >= 0
-    slow = speculate(GPT4, GPT3, PIPED, ONE, CLUSTER, AMPERE, 256.0, 2048.0, 4.0, 0.7)
+    slow = speculate(
+        GPT4, GPT3, PIPED, ONE, CLUSTER, AMPERE, batch=256.0, context=2048.0, length=4.0, acceptance_rate=0.7
+    )
     assert float(slow.seconds) == pytest.approx(16 * float(slow.draft))  # a slow draft sets the pace
 
 
@@ -137,22 +152,24 @@ def test_plain_jit_vmap_and_gradients():
     lengths = np.arange(1.0, 6.0)
     many = jax.jit(jax.vmap(lambda g: round_of(length=g).speed_up))(lengths)
     np.testing.assert_allclose(many, [float(round_of(length=g).speed_up) for g in lengths], rtol=1e-9)
-    slope = jax.grad(lambda a: round_of(alignment=a).speed_up)(0.7)
+    slope = jax.grad(lambda a: round_of(acceptance_rate=a).speed_up)(0.7)
     assert float(slope) > 0
     chip = CLUSTER.node.chip
     faster = dataclasses.replace(chip, memory_bandwidth=2 * chip.memory_bandwidth)
     there = dataclasses.replace(CLUSTER, node=dataclasses.replace(CLUSTER.node, chip=faster))
-    gain = speculate(GPT4, DRAFT, SERIAL, ONE, there, AMPERE, 64.0, 2048.0, 4.0, 0.7).speed_up
-    assert float(gain) != pytest.approx(float(round_of(sequences=64.0).speed_up), rel=1e-3)
+    gain = speculate(
+        GPT4, DRAFT, SERIAL, ONE, there, AMPERE, batch=64.0, context=2048.0, length=4.0, acceptance_rate=0.7
+    ).speed_up
+    assert float(gain) != pytest.approx(float(round_of(batch=64.0).speed_up), rel=1e-3)
 
 
 @pytest.mark.parametrize(
     "wrong, message",
     [
         ({"length": -1.0}, r"speculate.length is -1"),
-        ({"alignment": 1.5}, r"speculate.alignment is 1.5"),
-        ({"alike": -0.5}, r"speculate.alike is -0.5"),
-        ({"sequences": 0.0}, r"speculate.sequences is 0; allowed: a number at least 1"),
+        ({"acceptance_rate": 1.5}, r"speculate.acceptance_rate is 1.5"),
+        ({"correlation": -0.5}, r"speculate.correlation is -0.5"),
+        ({"batch": 0.0}, r"speculate.batch is 0; allowed: a number at least 1"),
     ],
 )
 def test_bad_input(wrong, message):

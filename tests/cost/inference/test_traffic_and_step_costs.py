@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.step_costs import Affine, Modelled, Table, Work
-from anatomy.cost.inference.steps import decode, overheads, prefill
+from anatomy.cost.inference.steps import decode, prefill
 from anatomy.cost.inference.traffic import geometric_lengths, lognormal_lengths, poisson, uniform_lengths
 from anatomy.specs import Serving, architecture, cluster
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from scipy import stats
 KEY = jax.random.key(1)
 N = 40_000
 MODEL, PLAN = architecture("gpt4_mqa"), Serving(tensor=8.0, pipeline=16.0, head=0.0, micro_batches=16.0)
-COST = Modelled(model=MODEL, plan=PLAN, cluster=cluster("a100_sxm_40gb", 16.0), constants=overheads("ampere"))
+COST = Modelled(model=MODEL, plan=PLAN, cluster=cluster("a100_sxm_40gb", 16.0), constants=overheads("a100_sxm_80gb"))
 
 
 def test_laws_of_arrivals_and_lengths():
@@ -70,13 +71,13 @@ def test_a_table_of_one_point_is_a_constant_and_a_pytree():
 @settings(max_examples=15)
 @given(st.sampled_from([16.0, 100.0, 2048.0]), st.floats(1, 8192))
 def test_modelled_is_decode_where_only_tokens_are_made(sequences, context):
-    made = decode(MODEL, PLAN, COST.cluster, COST.constants, sequences, context)
+    made = decode(MODEL, PLAN, COST.cluster, COST.constants, batch=sequences, context=context)
     found = COST(Work(sequences, 0.0, sequences * context, sequences * (context + 1)))
     assert float(found) == pytest.approx(float(made.seconds), rel=1e-9)
 
 
 def test_modelled_is_prefill_where_only_prompts_are_read():
-    made = prefill(MODEL, PLAN, COST.cluster, COST.constants, 16.0, 512.0)
+    made = prefill(MODEL, PLAN, COST.cluster, COST.constants, batch=16.0, prompt=512.0)
     found = COST(Work(0.0, 16 * 512.0, 0.0, 16 * 512 * 513 / 2, reading=16.0))
     # A server goes on with the next prompts as soon as the first stage is free.
     assert float(found) == pytest.approx(float(jnp.maximum(made.seconds - made.waiting, made.period)), rel=1e-9)

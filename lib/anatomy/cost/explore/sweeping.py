@@ -52,7 +52,7 @@ def sweep(
             a single number, or named like a parameter.
     """
     expect((grid is None) != (points is None), "sweep takes either a grid or points")
-    given = {name: _axis(name, values) for name, values in (grid if points is None else points).items()}
+    given = {name: _axis(name, values) for name, values in (grid or points or {}).items()}
     check_parameters(function, given)
     sizes = {name: len(axis) for name, axis in given.items()}
     if points is None:
@@ -115,7 +115,7 @@ def evaluate(
         row = start + jnp.arange(chunk, dtype=whole)
         places = {name: row // whole(stride) for name, stride in zip(axes, strides, strict=True)}
         gathered = {name: value[places[name] % whole(len(value))] for name, value in values.items()}
-        return jax.vmap(outputs_of)(gathered | parts)
+        return jax.vmap(outputs_of)({**gathered, **parts})
 
     def parts(start: int) -> Numbers:
         return {name: np.asarray(axes[name][start : start + chunk], float) for name in whole_columns}

@@ -39,7 +39,7 @@ def daily_load(hours: Float[Array, "hours"], swing: Scalar, peak: Scalar = 15.0)
         TypeError, ValueError: swing is not between 0 and 1.
     """
     check_arguments("daily_load", between(high=1.0), swing=swing)
-    return 1 + swing * jnp.cos(2 * jnp.pi * (jnp.asarray(hours) - peak) / HOURS)
+    return jnp.asarray(1 + swing * jnp.cos(2 * jnp.pi * (jnp.asarray(hours) - peak) / HOURS))
 
 
 @spec

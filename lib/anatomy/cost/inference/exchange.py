@@ -20,7 +20,7 @@ class Sent(NamedTuple):
     """What a layer sends: seconds for the bytes, collectives, and messages one after the other."""
 
     seconds: Scalar
-    count: Scalar
+    collectives: Scalar
     hops: Scalar  # inside a node
     network_hops: Scalar
 
@@ -95,7 +95,7 @@ def tensor_exchange(model: Architecture, plan: Serving, n: Scalar, net: Cluster,
     count = jnp.where(t > 1, blocks * (1 + (x > 1)) + 2 * by_sequence, 0.0)
     return Sent(
         seconds=jnp.where(gathered, ways.gather(whole), stream + inner + heads),
-        count=jnp.where(gathered, 1.0, count),
+        collectives=jnp.where(gathered, 1.0, count),
         hops=jnp.where(gathered, ways.link.hops(ways.near), hops),
         network_hops=jnp.where(gathered, ways.far - 1, network_hops),
     )

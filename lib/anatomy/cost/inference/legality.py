@@ -62,18 +62,18 @@ RULES: Rules = (
 )
 
 
-def legal(model: Architecture, plan: Serving, cluster: Cluster, sequences: Scalar) -> Bool[Array, ""]:
+def legal(model: Architecture, plan: Serving, cluster: Cluster, *, batch: Scalar) -> Bool[Array, ""]:
     """Whether the plan can serve so many sequences of a replica, memory aside (`fits` says that)."""
-    return hold(RULES, Case(model, plan, cluster, sequences))
+    return hold(RULES, Case(model, plan, cluster, batch))
 
 
-def fits(model: Architecture, plan: Serving, cluster: Cluster, sequences: Scalar, context: Scalar) -> Bool[Array, ""]:
+def fits(model: Architecture, plan: Serving, cluster: Cluster, *, batch: Scalar, context: Scalar) -> Bool[Array, ""]:
     """Whether the memory of a chip suffices while so many sequences decode, each with its context in the cache."""
-    return jnp.asarray(memory(model, plan, sequences, context).total <= cluster.node.chip.memory)
+    return jnp.asarray(memory(model, plan, batch=batch, context=context).total <= cluster.node.chip.memory)
 
 
 def problems(
-    model: Architecture, plan: Serving, cluster: Cluster, sequences: Scalar, context: Scalar = 0.0
+    model: Architecture, plan: Serving, cluster: Cluster, *, batch: Scalar, context: Scalar = 0.0
 ) -> list[str]:
     """What keeps a plan from serving; empty for one that can.
 
@@ -81,11 +81,11 @@ def problems(
         model: that serves.
         plan: how it is laid out.
         cluster: on what.
-        sequences: in flight, of one replica.
+        batch: sequences in flight, of one replica.
         context: tokens of each in the cache.
     """
-    found = broken(RULES, Case(model, plan, cluster, sequences))
-    if not fits(model, plan, cluster, sequences, context):
-        needed, there = memory(model, plan, sequences, context).total, cluster.node.chip.memory
+    found = broken(RULES, Case(model, plan, cluster, batch))
+    if not fits(model, plan, cluster, batch=batch, context=context):
+        needed, there = memory(model, plan, batch=batch, context=context).total, cluster.node.chip.memory
         found.append(f"needs {readable(float(needed), 'bytes')} a chip; it has {readable(float(there), 'bytes')}")
     return found

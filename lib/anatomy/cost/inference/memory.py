@@ -61,27 +61,27 @@ def sequence_cache(model: Architecture, plan: Serving, context: Scalar) -> Scala
 
 
 def memory(
-    model: Architecture, plan: Serving, sequences: Scalar, context: Scalar, tokens: Scalar = 1.0
+    model: Architecture, plan: Serving, *, batch: Scalar, context: Scalar, tokens: Scalar = 1.0
 ) -> ServingMemory:
     """Memory of the fullest chip while it serves.
 
     Args:
         model: that serves.
         plan: how it is laid out.
-        sequences: in flight, of one replica.
+        batch: sequences in flight, of one replica.
         context: s, tokens of each in the cache.
         tokens: of each sequence that pass at once: 1 when decoding, a prompt or a part of it when that is read.
 
     Raises:
         TypeError, ValueError: sequences or context is below 0, or tokens is not a finite number above 0.
     """
-    check_arguments("memory", AT_LEAST_ZERO, sequences=sequences, context=context)
+    check_arguments("memory", AT_LEAST_ZERO, batch=batch, context=context)
     check_arguments("memory", FINITE, tokens=tokens)
-    each = sequences / plan.micro_batches
+    each = batch / plan.micro_batches
     logits = 4 * each * model.vocabulary / plan.tensor
     # Where sequences split the cache and are fewer than tensor ways, some chip still has a whole one.
-    by_sequence = (jnp.asarray(plan.cache_by_sequence) > 0) & (sequences > 0)
-    held = jnp.where(by_sequence, jnp.maximum(sequences, plan.tensor), sequences)
+    by_sequence = (jnp.asarray(plan.cache_by_sequence) > 0) & (batch > 0)
+    held = jnp.where(by_sequence, jnp.maximum(batch, plan.tensor), batch)
     # Gathered weights: a chip has its share of the tokens, and all weights of the layer that it is at.
     gathered = jnp.asarray(plan.gathered) > 0
     alone = plan.replace(tensor=1.0, rows=1.0)
@@ -105,10 +105,10 @@ def cache_room(model: Architecture, plan: Serving, chip_memory: Scalar) -> Scala
         TypeError, ValueError: chip_memory is not a finite number above 0.
     """
     check_arguments("cache_room", FINITE, chip_memory=chip_memory)
-    return jnp.maximum(chip_memory - memory(model, plan, 0.0, 0.0).weights, 0.0)
+    return jnp.maximum(chip_memory - memory(model, plan, batch=0.0, context=0.0).weights, 0.0)
 
 
-def largest_batch(model: Architecture, plan: Serving, chip_memory: Scalar, context: Scalar) -> Scalar:
+def largest_batch(model: Architecture, plan: Serving, *, chip_memory: Scalar, context: Scalar) -> Scalar:
     """Sequences in flight, of one replica, for whose cache there is room beside the weights; 0 where there is none.
 
     The working memory grows with the batch too and is counted at one token a sequence. A cache that is split by
@@ -124,6 +124,6 @@ def largest_batch(model: Architecture, plan: Serving, chip_memory: Scalar, conte
         TypeError, ValueError: chip_memory or context is not a finite number above 0.
     """
     check_arguments("largest_batch", FINITE, chip_memory=chip_memory, context=context)
-    each = sequence_cache(model, plan, context) + memory(model, plan, 1.0, 0.0).working
+    each = sequence_cache(model, plan, context) + memory(model, plan, batch=1.0, context=0.0).working
     most = jnp.floor(cache_room(model, plan, chip_memory) / each)
     return jnp.where((jnp.asarray(plan.cache_by_sequence) > 0) & (most < plan.tensor), 0.0, most)

@@ -146,7 +146,7 @@ def _simulate(
     """All of it, compiled; and the cost of a step that cannot be, or 0."""
     arrival, prompt, output = (jnp.asarray(x, float) for x in (requests.arrival, requests.prompt, requests.output))
     count = arrival.shape[0]
-    coming = tuple(jnp.append(x, last) for x, last in ((arrival, jnp.inf), (prompt, 0.0), (output, 1.0)))
+    coming = jnp.append(arrival, jnp.inf), jnp.append(prompt, 0.0), jnp.append(output, 1.0)
     turn = partial(_turn, coming, policy, cost)
     zero, none = jnp.zeros(width, float), jnp.zeros((), float)
     state = _State(
@@ -205,7 +205,9 @@ def _turn(
     alone = jnp.any(reading) | jnp.any(making & (s.made < 1)) | ~jnp.any(making)
     most = jnp.where(alone, 1.0, ends)
     grown = n * jnp.stack([jnp.zeros_like(n), most - 1])  # of the cache, until the first and the last of them
-    begin, end = jax.vmap(lambda more: cost(Work(n, jnp.sum(now), cached + more, scores + more, read_of)))(grown)
+    begin, end = jax.vmap(lambda more: jnp.asarray(cost(Work(n, jnp.sum(now), cached + more, scores + more, read_of))))(
+        grown
+    )
     slope = (end - begin) / jnp.maximum(most - 1, 1.0)
     gap = arrival[state.next] - state.clock
     free = (policy.continuous > 0) & jnp.any(~taken & (jnp.arange(taken.size) < policy.slots))

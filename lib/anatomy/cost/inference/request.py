@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from anatomy.cost.inference.steps import Overheads, Pass, decode, prefill
+from anatomy.cost.efficiency import Overheads
+from anatomy.cost.inference.steps import Pass, decode, prefill
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import AT_LEAST_ONE, check_arguments, finite
 
@@ -60,7 +61,8 @@ def request(
     plan: Serving,
     cluster: Cluster,
     constants: Overheads,
-    sequences: Scalar,
+    *,
+    batch: Scalar,
     prompt: Scalar,
     answer: Scalar,
 ) -> Request:
@@ -73,7 +75,7 @@ def request(
         plan: how it is laid out.
         cluster: on what.
         constants: what of the peaks is reached, and what it takes to start.
-        sequences: in flight, of one replica.
+        batch: sequences in flight, of one replica.
         prompt: tokens of each that are read.
         answer: tokens of each that are written.
 
@@ -81,6 +83,6 @@ def request(
         TypeError, ValueError: sequences or prompt is not a finite number above 0, or answer none from 1 on.
     """
     check_arguments("request", finite(AT_LEAST_ONE), answer=answer)
-    read = prefill(model, plan, cluster, constants, sequences, prompt)
-    step = decode(model, plan, cluster, constants, sequences, prompt + answer / 2)
+    read = prefill(model, plan, cluster, constants, batch=batch, prompt=prompt)
+    step = decode(model, plan, cluster, constants, batch=batch, context=prompt + answer / 2)
     return Request(read, step, answer)

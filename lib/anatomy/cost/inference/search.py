@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from anatomy.cost import explore
+from anatomy.cost.efficiency import Overheads
 from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.steps import Overheads, Pass, decode
+from anatomy.cost.inference.steps import Pass, decode
 from anatomy.cost.search import divisors
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, check_arguments
@@ -85,7 +86,8 @@ def layouts(model: Architecture, node: int, tensor_most: int) -> list[tuple[int,
 def every_plan(
     model: Architecture,
     cluster: Cluster,
-    sequences: Float[np.ndarray, "batches"],
+    *,
+    batch: Float[np.ndarray, "batches"],
     tensor_most: int = 16,
 ) -> dict[str, Float[np.ndarray, "plans"]]:
     """Columns of all plans and batches worth trying; all of them can be run.
@@ -96,13 +98,13 @@ def every_plan(
     Args:
         model: whose layers, heads and experts are split.
         cluster: a deployment has at most its chips.
-        sequences: in flight, of one replica, to try.
+        batch: sequences in flight, of one replica, to try.
         tensor_most: largest ways of tensor parallelism.
 
     Raises:
         TypeError, ValueError: a number of sequences is below 1.
     """
-    check_arguments("every_plan", AT_LEAST_ONE, sequences=sequences, tensor_most=tensor_most)
+    check_arguments("every_plan", AT_LEAST_ONE, batch=batch, tensor_most=tensor_most)
     layers, experts, chips = int(model.layers), int(model.experts), int(cluster.chips)
     rows = []
     for layout in layouts(model, int(cluster.node.chips), int(tensor_most)):
@@ -113,7 +115,7 @@ def every_plan(
             for pipeline, head in stages:
                 in_flight = sorted({max(1, int(pipeline * share)) for share in ROUNDS})
                 rows += [(*layout, pipeline, head, expert, m, by) for m in in_flight for by in (0, 1)]
-    base, batches = np.array(rows, float), np.asarray(sequences, float)
+    base, batches = np.array(rows, float), np.asarray(batch, float)
     left, right = np.repeat(base, len(batches), axis=0), np.tile(batches, len(base))
     columns = dict(zip(SEARCHED, (*left.T, right), strict=True))
     kept = right >= columns["micro_batches"] * np.where(columns["cache_by_sequence"], columns["tensor"], 1)
@@ -150,7 +152,7 @@ def search(
     def outcome(sequences: Scalar, **fields: Scalar) -> dict[str, Scalar]:
         plan = like.replace(**fields, data=fields["expert"])
         made = run(model, plan, cluster, constants, sequences, context)
-        held = memory(model, plan, sequences, context, made.tokens / made.sequences).total
+        held = memory(model, plan, batch=sequences, context=context, tokens=made.tokens / made.sequences).total
         return {
             "seconds": made.seconds,
             "chip_seconds": made.chips * made.period / made.tokens,

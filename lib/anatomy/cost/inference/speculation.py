@@ -205,7 +205,7 @@ def by_length(
         TypeError, ValueError: as `tokens_law` and `speed_up`.
     """
     _check_survival("by_length", survival)
-    return speed_up(jnp.cumsum(survival), jnp.arange(survival.shape[0], dtype=float), draft, block)
+    return jnp.asarray(speed_up(jnp.cumsum(survival), jnp.arange(survival.shape[0], dtype=float), draft, block))
 
 
 def best_length(

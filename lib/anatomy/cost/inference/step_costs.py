@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from anatomy.cost.inference.steps import Overheads, micro_batches, through_stages
+from anatomy.cost.efficiency import Overheads
+from anatomy.cost.inference.steps import micro_batches, through_stages
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import FINITE, check_arguments, number, spec
 
@@ -124,6 +125,14 @@ class Modelled:
         attended = work.attended / tokens
         rows = (work.sequences + work.reading) / turns
         parts, slowest = through_stages(
-            self.model, self.plan, self.cluster, self.constants, each, attended, work.cached / turns, rows, rows
+            self.model,
+            self.plan,
+            self.cluster,
+            self.constants,
+            n=each,
+            attended=attended,
+            cached=work.cached / turns,
+            batch=rows,
+            predicted=rows,
         )
         return jnp.maximum(sum(parts.values()), turns * slowest)

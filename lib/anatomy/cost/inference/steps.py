@@ -6,16 +6,16 @@ micro-batches in flight; n tokens of a micro-batch of one replica; k of E expert
 Source: pope2023efficiently, section 3 and appendix A, for layouts and what they send; each part names its own.
 """
 
-import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from anatomy.cost import collectives, routing
+from anatomy.cost.efficiency import Overheads, derate
+from anatomy.cost.gemm import gemm_seconds, layer_gemm_seconds
 from anatomy.cost.inference.exchange import expert_exchange, mlp_width, tensor_exchange
-from anatomy.cost.training import Efficiency, derate, matmul_seconds
-from anatomy.specs import Architecture, Cluster, Scalar, Serving, catalogue
+from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import (
     AT_LEAST_ONE,
     AT_LEAST_ZERO,
@@ -34,25 +34,6 @@ ROUNDING = 1 + 1e-5  # within which an expectation may pass its limit, in single
 KERNELS = 8.0  # of a layer, one after the other, collectives aside: two norms, four products, attention, activation
 
 SCORE = 16.0  # bytes moved for each score that does not stay on the chip: 32 bits, written and read twice
-
-
-@spec
-class Overheads:
-    """What a pass takes beyond bytes and FLOP: the time that small things need to begin."""
-
-    efficiency: Efficiency
-    hop: Scalar = number("s", doc="until a neighbour in the node has a short message")
-    network_hop: Scalar = number("s", doc="until another node has one")
-    kernel: Scalar = number("s", doc="to start a kernel after the one before it")
-    overlap: Scalar = number("1", high=1, doc="of the shorter of reading and computing, hidden behind the longer")
-
-
-def overheads(generation: str) -> Overheads:
-    """The constants of a generation of chips, from the catalogue `serving`: `ampere`, `hopper`, `tpu`."""
-    row = catalogue.entry("serving", generation)
-    names = [field.name for field in dataclasses.fields(Efficiency)]
-    rest = ("hop", "network_hop", "kernel", "overlap")
-    return Overheads(efficiency=Efficiency(**{n: row[n] for n in names}), **{n: row[n] for n in rest})
 
 
 @spec
@@ -115,7 +96,7 @@ class Pass:
 
 
 def prefill(
-    model: Architecture, plan: Serving, cluster: Cluster, constants: Overheads, sequences: Scalar, prompt: Scalar
+    model: Architecture, plan: Serving, cluster: Cluster, constants: Overheads, *, batch: Scalar, prompt: Scalar
 ) -> Pass:
     """Reading prompts: all their tokens at once.
 
@@ -127,22 +108,24 @@ def prefill(
         plan: how it is laid out.
         cluster: on what.
         constants: what of the peaks is reached, and what it takes to start.
-        sequences: prompts in flight, of one replica.
+        batch: prompts in flight, of one replica.
         prompt: tokens of each.
 
     Raises:
         TypeError, ValueError: sequences or prompt is not a finite number above 0.
     """
-    check_arguments("prefill", FINITE, sequences=sequences, prompt=prompt)
-    turns = micro_batches(plan, sequences)
-    each = sequences / turns
+    check_arguments("prefill", FINITE, batch=batch, prompt=prompt)
+    turns = micro_batches(plan, batch)
+    each = batch / turns
     attended = jnp.where(jnp.asarray(plan.fused_attention) > 0, (prompt + 1) / 2, prompt)
-    parts, slowest = through_stages(model, plan, cluster, constants, each * prompt, attended, 0.0, each, each)
+    parts, slowest = through_stages(
+        model, plan, cluster, constants, n=each * prompt, attended=attended, cached=0.0, batch=each, predicted=each
+    )
     waiting = (turns - 1) * slowest
-    flop = model.flop_per_token((prompt + 1) / 2)
+    parts_of = model.flop_per_token((prompt + 1) / 2)
     # Only the last token of a prompt needs logits.
-    flop = flop.without_scores - flop.unembedding * (1 - 1 / prompt) + flop.scores
-    return _pass(plan, cluster, parts, waiting, turns * slowest, sequences, prompt, flop)
+    flop = parts_of.without_scores - parts_of.unembedding * (1 - 1 / prompt) + parts_of.scores
+    return _pass(plan, cluster, parts, waiting=waiting, period=turns * slowest, batch=batch, tokens=prompt, flop=flop)
 
 
 def decode(
@@ -150,10 +133,11 @@ def decode(
     plan: Serving,
     cluster: Cluster,
     constants: Overheads,
-    sequences: Scalar,
+    *,
+    batch: Scalar,
     context: Scalar,
     tokens: Scalar = 1.0,
-    touched: Scalar | None = None,
+    active_experts: Scalar | None = None,
     imbalance: Scalar = 1.0,
 ) -> Pass:
     """One step of generation: each sequence in flight gets its next token.
@@ -166,47 +150,63 @@ def decode(
         plan: how it is laid out.
         cluster: on what.
         constants: what of the peaks is reached, and what it takes to start.
-        sequences: in flight, of one replica.
+        batch: sequences in flight, of one replica.
         context: tokens that each holds in the cache.
         tokens: of each sequence that pass at once; a block that is verified has several.
-        touched: experts of a layer that some token of a step visits, e times those of the way that has most of them; by
-            default those of even and independent choices.
+        active_experts: experts of a layer that some token of a step visits, e times those of the way that has most of
+            them; by default those of even and independent choices.
         imbalance: tokens of the fullest expert way over the mean (`loads.slowest_way` gives both).
 
     Raises:
         TypeError, ValueError: a number is not finite and above 0 (the context at least 0), imbalance is below 1, or
             more experts are touched than the model has.
     """
-    check_arguments("decode", FINITE, sequences=sequences, tokens=tokens)
+    check_arguments("decode", FINITE, batch=batch, tokens=tokens)
     check_arguments("decode", finite(AT_LEAST_ZERO), context=context)
     check_arguments("decode", finite(AT_LEAST_ONE), imbalance=imbalance)
-    if touched is not None and is_concrete((touched, model.experts)):
-        wrong = ~((np.asarray(touched) > 0) & (np.asarray(touched) <= model.experts * ROUNDING))
-        refuse_where(wrong, "decode.touched", touched, f"a number above 0 and at most experts ({shown(model.experts)})")
-    turns = micro_batches(plan, sequences)
-    each = sequences / turns
+    if active_experts is not None and is_concrete((active_experts, model.experts)):
+        wrong = ~((np.asarray(active_experts) > 0) & (np.asarray(active_experts) <= model.experts * ROUNDING))
+        refuse_where(
+            wrong,
+            "decode.active_experts",
+            active_experts,
+            f"a number above 0 and at most experts ({shown(model.experts)})",
+        )
+    turns = micro_batches(plan, batch)
+    each = batch / turns
     n, attended = each * tokens, context + (tokens + 1) / 2
     parts, slowest = through_stages(
-        model, plan, cluster, constants, n, attended, each * context, each, n, touched, imbalance
+        model,
+        plan,
+        cluster,
+        constants,
+        n=n,
+        attended=attended,
+        cached=each * context,
+        batch=each,
+        predicted=n,
+        active_experts=active_experts,
+        imbalance=imbalance,
     )
     fill = sum(parts.values())
     seconds = jnp.maximum(fill, turns * slowest)
     flop = model.flop_per_token(attended).total
-    return _pass(plan, cluster, parts, seconds - fill, seconds, sequences, tokens, flop)
+    return _pass(plan, cluster, parts, waiting=seconds - fill, period=seconds, batch=batch, tokens=tokens, flop=flop)
 
 
-def micro_batches(plan: Serving, sequences: Scalar) -> Scalar:
+def micro_batches(plan: Serving, batch: Scalar) -> Scalar:
     """Micro-batches that so many sequences of a replica make: m, or as many as they are."""
-    return jnp.where(sequences < plan.micro_batches, jnp.maximum(sequences, 1.0), plan.micro_batches)
+    return jnp.where(batch < plan.micro_batches, jnp.maximum(batch, 1.0), plan.micro_batches)
 
 
 def _pass(
     plan: Serving,
     cluster: Cluster,
     parts: dict[str, Scalar],
+    *,
     waiting: Scalar,
     period: Scalar,
-    sequences: Scalar,
+    batch: Scalar,
     tokens: Scalar,
     flop: Scalar,
 ) -> Pass:
@@ -215,9 +215,9 @@ def _pass(
         **parts,
         waiting=waiting,
         period=period,
-        tokens=plan.data * sequences * tokens,
-        sequences=plan.data * sequences,
-        flop=plan.data * sequences * tokens * flop,
+        tokens=plan.data * batch * tokens,
+        sequences=plan.data * batch,
+        flop=plan.data * batch * tokens * flop,
         peak=plan.chips * cluster.node.chip.flops_16bit,
         chips=plan.chips,
     )
@@ -228,12 +228,13 @@ def through_stages(
     plan: Serving,
     cluster: Cluster,
     constants: Overheads,
+    *,
     n: Scalar,
     attended: Scalar,
     cached: Scalar,
-    sequences: Scalar,
+    batch: Scalar,
     predicted: Scalar,
-    touched: Scalar | None = None,
+    active_experts: Scalar | None = None,
     imbalance: Scalar = 1.0,
 ) -> tuple[dict[str, Scalar], Scalar]:
     """Seconds of a micro-batch in all stages, by part, and in the slowest of them.
@@ -246,36 +247,46 @@ def through_stages(
         n: tokens of the micro-batch.
         attended: tokens that each attends to, on average.
         cached: tokens that are read from the cache, of all sequences of the micro-batch.
-        sequences: of the micro-batch.
+        batch: sequences of the micro-batch.
         predicted: tokens whose logits are needed.
-        touched: experts of a layer that are read, over all expert ways.
+        active_experts: experts of a layer that are read, over all expert ways.
         imbalance: tokens of the fullest expert way over the mean.
     """
     share = constants.efficiency
     net = derate(cluster, share)
     bandwidth = cluster.node.chip.memory_bandwidth * share.memory
     peak = cluster.node.chip.flops(8 * jnp.maximum(plan.weight_bytes, plan.activation_bytes))
-    if touched is None:
-        touched = routing.experts_touched(n * plan.expert, model.experts, model.top_k)
+    if active_experts is None:
+        active_experts = routing.experts_touched(n * plan.expert, model.experts, model.top_k)
     gathered = jnp.asarray(plan.gathered) > 0
     one = jnp.ones_like(jnp.asarray(plan.tensor, float))
     # With gathered weights each chip is alone with its share of the tokens.
     rows = jnp.where(gathered, n / plan.tensor, n)
     split = plan.replace(tensor=jnp.where(gathered, one, plan.tensor), rows=jnp.where(gathered, one, plan.rows))
     by_sequence = jnp.asarray(plan.cache_by_sequence) > 0
-    score_ways = jnp.where(by_sequence, plan.sequence_ways(sequences), plan.tensor)
+    score_ways = jnp.where(by_sequence, plan.sequence_ways(batch), plan.tensor)
 
     # One layer.
-    read = plan.weight_bytes * layer_weights(model, split, touched) / bandwidth
-    products = layer_products(model, split, rows, touched, imbalance, peak, share)
+    read = plan.weight_bytes * layer_weights(model, split, active_experts) / bandwidth
+    products = layer_gemm_seconds(
+        model,
+        tokens=rows,
+        rows=split.rows,
+        columns=split.columns,
+        router_ways=split.tensor,
+        experts=active_experts / plan.expert,
+        expert_tokens=rows * plan.expert * model.top_k / active_experts * imbalance,
+        peak=peak,
+        efficiency=share,
+    )
     scores = n * attended * model.attention.score_flop() / score_ways / (peak * share.matmul)
-    cache = layer_cache(model, plan, cached, n, sequences) / bandwidth
+    cache = layer_cache(model, plan, cached=cached, n=n, batch=batch) / bandwidth
     moved = 2 * plan.activation_bytes * activation_values(model, split, rows)
     moved = moved + (1 - plan.fused_attention) * SCORE * n * attended * model.attention.heads / score_ways
     whole = plan.weight_bytes * layer_weights(model, plan.replace(tensor=1.0, rows=1.0), model.experts)
     sent = tensor_exchange(model, plan, n, net, whole)
     routed = expert_exchange(model, plan, n * imbalance, net)
-    starts = (KERNELS + sent.count + routed.count) * constants.kernel
+    starts = (KERNELS + sent.collectives + routed.collectives) * constants.kernel
     starts = starts + (sent.hops + routed.hops) * constants.hop
     starts = starts + (sent.network_hops + routed.network_hops) * constants.network_hop
     layer = {
@@ -292,15 +303,15 @@ def through_stages(
 
     # The output table, and the way from stage to stage.
     table = plan.weight_bytes * model.vocabulary * model.d_model / plan.tensor / bandwidth
-    logits = matmul_seconds(predicted, model.vocabulary / plan.tensor, model.d_model, peak, share)
+    logits = gemm_seconds(predicted, model.vocabulary / plan.tensor, model.d_model, peak, share)
     logits = logits - constants.overlap * jnp.minimum(table, logits)
     parts = parts | {"weights": parts["weights"] + table, "compute": parts["compute"] + logits}
     between = stage_transfer(model, plan, n, net, cluster, constants)
-    slowest = slowest_stage(model, plan, sum(layer.values()), table + logits) + between
+    slowest = slowest_stage(model, plan, layer=sum(layer.values()), logits=table + logits) + between
     return parts | {"stages": plan.pipeline * between}, slowest
 
 
-def slowest_stage(model: Architecture, plan: Serving, layer: Scalar, logits: Scalar) -> Scalar:
+def slowest_stage(model: Architecture, plan: Serving, *, layer: Scalar, logits: Scalar) -> Scalar:
     """Seconds of the slowest stage: a full one, or that which makes the logits, the head stage or the last."""
     has_head = jnp.asarray(plan.has_head) > 0
     layers = jnp.where(has_head, plan.head_layers(model), plan.last_layers(model))
@@ -318,38 +329,7 @@ def layer_weights(model: Architecture, plan: Serving, touched: Scalar) -> Scalar
     return (shared + experts) / plan.tensor + model.attention.copied_weights(model.d_model, plan.columns) / plan.rows
 
 
-def layer_products(
-    model: Architecture,
-    plan: Serving,
-    n: Scalar,
-    touched: Scalar,
-    imbalance: Scalar,
-    peak: Scalar,
-    share: Efficiency,
-) -> Scalar:
-    """Seconds of the matrix products of an average layer for n tokens on one chip, split over X rows and Y columns.
-
-    Each expert that is touched works on its own tokens, so a chip does as many small products as it has such experts.
-    """
-    d, y = model.d_model / plan.rows, plan.columns
-    out = model.attention.width
-    into = model.attention_weights / model.d_model - out
-    attention = matmul_seconds(n, into / y, d, peak, share) + matmul_seconds(n, d, out / y, peak, share)
-
-    def mlp(tokens: Scalar, width: Scalar) -> Scalar:
-        inner = (model.mlp_matrices - 1) * width / y
-        return matmul_seconds(tokens, inner, d, peak, share) + matmul_seconds(tokens, d, width / y, peak, share)
-
-    routed = model.is_routed
-    each = n * plan.expert * model.top_k / touched * imbalance  # tokens of an expert that is touched
-    experts = routed * touched / plan.expert * mlp(each, model.d_ff)
-    always = (1 - routed + model.shared_experts) * mlp(n, model.d_ff)
-    router = routed * matmul_seconds(n, model.experts, model.d_model, peak, share) / plan.tensor
-    dense = mlp(n, model.dense_d_ff)
-    return attention + (model.expert_layers * (experts + always + router) + model.dense_layers * dense) / model.layers
-
-
-def layer_cache(model: Architecture, plan: Serving, cached: Scalar, n: Scalar, sequences: Scalar) -> Scalar:
+def layer_cache(model: Architecture, plan: Serving, *, cached: Scalar, n: Scalar, batch: Scalar) -> Scalar:
     """Bytes of keys and values that a chip reads in a layer, of so many cached tokens, and writes of n new ones.
 
     Heads split them as many ways as there are key and value heads; more tensor ways hold copies. Split by sequences
@@ -358,7 +338,7 @@ def layer_cache(model: Architecture, plan: Serving, cached: Scalar, n: Scalar, s
     Source: pope2023efficiently, section 3.3.
     """
     by_heads = jnp.minimum(plan.tensor, model.attention.cache_ways)
-    ways = jnp.where(jnp.asarray(plan.cache_by_sequence) > 0, plan.sequence_ways(sequences), by_heads)
+    ways = jnp.where(jnp.asarray(plan.cache_by_sequence) > 0, plan.sequence_ways(batch), by_heads)
     return plan.cache_bytes * model.attention.cached_values() * (cached + n) / ways
 
 

@@ -69,7 +69,7 @@ def best_tree(ranks: Sequence[float], size: int) -> list[Path]:
         raise ValueError(f"best_tree.ranks is {list(ranks)}; allowed: falling numbers from 0 that add up to 1 at most")
     check_arguments("best_tree", between(whole=True), size=size)
     found: list[Path] = []
-    waiting = [(-chances[0], (0,))]
+    waiting: list[tuple[float, Path]] = [(-float(chances[0]), (0,))]
     while len(found) < size:
         value, path = heapq.heappop(waiting)
         found.append(path)

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from anatomy.cost.efficiency import Overheads
 from anatomy.cost.inference.speculation import expected_tokens
-from anatomy.cost.inference.steps import Overheads, decode, micro_batches
+from anatomy.cost.inference.steps import decode, micro_batches
 from anatomy.cost.occupancy import copying
 from anatomy.cost.routing import check_routing
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
@@ -87,11 +88,12 @@ def speculate(
     draft_plan: Serving,
     cluster: Cluster,
     constants: Overheads,
-    sequences: Scalar,
+    *,
+    batch: Scalar,
     context: Scalar,
     length: Scalar,
-    alignment: Scalar,
-    alike: Scalar = 0.0,
+    acceptance_rate: Scalar,
+    correlation: Scalar = 0.0,
     tokens: Scalar | None = None,
 ) -> Round:
     """A round of speculation beside a plain step, by the cost model of serving.
@@ -106,25 +108,27 @@ def speculate(
         draft_plan: of the draft, for the sequences of one replica of the target.
         cluster: on what both run.
         constants: what of the peaks is reached, and what it takes to start.
-        sequences: in flight, of one replica.
+        batch: sequences in flight, of one replica.
         context: tokens that each holds in the cache.
         length: g; 0 is plain decoding.
-        alignment: a.
-        alike: rho, how alike the experts of a block are.
+        acceptance_rate: a.
+        correlation: rho, how alike the experts of a block are.
         tokens: of a round, where acceptance is not the same for all tokens; else `expected_tokens`.
 
     Raises:
         TypeError, ValueError: length is below 0, or a share is not from 0 to 1, and as `decode`.
     """
     check_arguments("speculate", AT_LEAST_ZERO, length=length)
-    check_arguments("speculate", UP_TO_ONE, alignment=alignment, alike=alike)
-    check_arguments("speculate", AT_LEAST_ONE, sequences=sequences)
-    turns = micro_batches(plan, sequences)
-    each = sequences / turns
-    touched = touched_by_blocks(each * plan.expert, length + 1.0, model.experts, model.top_k, alike)
-    plain = decode(model, plan, cluster, constants, sequences, context)
-    read = decode(model, plan, cluster, constants, sequences, context, length + 1.0, touched)
-    step = decode(draft, draft_plan, cluster, constants, each, context)
+    check_arguments("speculate", UP_TO_ONE, acceptance_rate=acceptance_rate, correlation=correlation)
+    check_arguments("speculate", AT_LEAST_ONE, batch=batch)
+    turns = micro_batches(plan, batch)
+    each = batch / turns
+    touched = touched_by_blocks(each * plan.expert, length + 1.0, model.experts, model.top_k, correlation)
+    plain = decode(model, plan, cluster, constants, batch=batch, context=context)
+    read = decode(
+        model, plan, cluster, constants, batch=batch, context=context, tokens=length + 1.0, active_experts=touched
+    )
+    step = decode(draft, draft_plan, cluster, constants, batch=each, context=context)
     drafting = length * step.seconds
     through = read.seconds - read.waiting
     behind = jnp.maximum(read.waiting - drafting, (turns - 1) * drafting - through)
@@ -133,8 +137,8 @@ def speculate(
         verify=through,
         waiting=jnp.maximum(behind, 0.0),
         plain=plain.seconds,
-        tokens=expected_tokens(alignment, length) if tokens is None else tokens,
+        tokens=expected_tokens(acceptance_rate, length) if tokens is None else tokens,
         touched=touched,
-        sequences=plan.data * sequences,
+        sequences=plan.data * batch,
         chips=plan.chips,
     )

@@ -1,0 +1,1 @@
+"""Checks of the claims, a module or package for each section of the article; none imports those of another section."""

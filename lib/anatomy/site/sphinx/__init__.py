@@ -1,0 +1,1 @@
+"""What turns the chapters into the site: the Sphinx extension, executed pages, citations, notebooks to download."""
