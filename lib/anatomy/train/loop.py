@@ -181,7 +181,7 @@ def objective(
     law: Float[Array, "B length V"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Loss that is minimised, of the next tokens or of the law that a teacher gives them; and what is measured."""
-    made = forward(config, weights, rows[:, :-1], dispatch=moe.DISPATCHES[training.dispatch])
+    made = forward(config, weights, rows[:, :-1], dispatch=moe.TRAINABLE[training.dispatch])
     loss = cross_entropy(made.logits, rows[:, 1:] if law is None else law, mask)
     total = loss + config.layers * (training.balance * made.balance + training.z * made.z)
     measured = {"loss": loss, "balance": made.balance, "z": made.z, "dropped": made.dropped}
