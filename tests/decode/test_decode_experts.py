@@ -10,7 +10,7 @@ import pytest
 from anatomy.decode import PlainDecoder, ServedModel, extend, logits, select_dispatch
 from anatomy.model import Config, empty_cache, fuse_experts, init, unstack
 from anatomy.model.moe import Choices, Experts, FusedExpert, all_experts, in_tiles, one_by_one
-from anatomy.model.moe.grouped import tile_sizes
+from anatomy.model.moe.tiles import tile_sizes
 from hypothesis import example, given, settings
 
 CONFIG = Config(

@@ -50,7 +50,7 @@ def bits(array):
 def test_gates_of_zero_leave_the_text_model_alone_bit_for_bit(send, separate):
     """Compiled as programs are in use: both with all optimisations."""
     text, added = weights(opened=False)
-    text, send = unstack(text) if separate else text, moe.DISPATCHES[send]
+    text, send = unstack(text) if separate else text, moe.TRAINABLE[send]
     tokens, seen = some_tokens(), see(CONFIG, VISION, added, pictures())
     alone = jax.jit(forward_text, static_argnums=0, static_argnames="dispatch")(CONFIG, text, tokens, dispatch=send)
     made, _ = jax.jit(vision.forward, static_argnums=(0, 1), static_argnames="dispatch")(

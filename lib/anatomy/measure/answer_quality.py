@@ -30,7 +30,7 @@ from anatomy.decode import (
     make_sampling,
     start_speculation,
 )
-from anatomy.decode.sampling import AcceptanceRule
+from anatomy.decode.sampling import AcceptanceRule, check_tokens
 from anatomy.measure.draft_quality import ALL, trained_model
 from anatomy.measure.speculation import FOUR, ROOM, Target, cached
 from anatomy.model import unstack
@@ -157,6 +157,7 @@ def answer(
     accepted = judged = 0
     while (going := np.array([len(said) < most and end not in said for said in answers])).any():
         one, at = _step(*rules, model.served, draft, at, going, sampling)
+        check_tokens("answer", np.asarray(one.tokens), np.asarray(one.count))
         for said, made in zip(answers, np.asarray(one.tokens).tolist(), strict=True):
             said += [token for token in made if token >= 0]
         accepted += int(one.accepted.sum())

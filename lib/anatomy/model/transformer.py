@@ -193,7 +193,7 @@ def forward(
         weights: stacked or unstacked.
         tokens: ids; with a cache they follow those that it holds.
         cache: of earlier tokens, or none.
-        dispatch: brings tokens to experts; one of `moe.DISPATCHES`.
+        dispatch: brings tokens to experts; one of `moe.TRAINABLE`.
         mask: which tokens are real, and no padding; None: all. Logits of padding mean nothing. A cache grows by the
             real tokens.
 

@@ -173,7 +173,7 @@ def multi_round(p: Distribution, q: Distribution, draws: int) -> Float[Array, "*
     """
     _check("multi_round", p=p, q=q)
     check_arguments("multi_round", between(1.0, whole=True), draws=draws)
-    chances, open_still, left = [], 1.0, p
+    chances, open_still, left = [], jnp.ones(()), p
     for _ in range(draws):
         rule = exact(left, q)
         accepted = rule.rate(q)

@@ -15,22 +15,22 @@ from jaxtyping import Array, Float
 from anatomy.model.moe.capacity import by_capacity, with_overflow
 from anatomy.model.moe.dense import all_experts
 from anatomy.model.moe.experts import Experts, ExpertWeights, FusedExpert, expert
-from anatomy.model.moe.grouped import in_buckets, in_tiles, one_by_one, ragged
+from anatomy.model.moe.grouped import in_buckets, one_by_one, ragged
 from anatomy.model.moe.routing import Choices, Routing, route
+from anatomy.model.moe.tiles import in_tiles
 
 Dispatch = Callable[[Float[Array, "T D"], Choices, ExpertWeights], tuple[Float[Array, "T D"], Float[Array, ""]]]
 
-DISPATCHES: dict[str, Dispatch] = {
+TRAINABLE: dict[str, Dispatch] = {  # those that have gradients; training reaches no other
     "all_experts": all_experts,
     "by_capacity": by_capacity,
     "with_overflow": with_overflow,
     "ragged": ragged,
     "one_by_one": one_by_one,
     "in_buckets": in_buckets,
-    "in_tiles": in_tiles,
 }
+DISPATCHES = TRAINABLE | {"in_tiles": in_tiles}
 EXACT = frozenset(DISPATCHES) - {"by_capacity"}
-TRAINABLE = frozenset(DISPATCHES) - {"in_tiles"}  # have gradients; its loop has none
 
 __all__ = [
     "DISPATCHES",

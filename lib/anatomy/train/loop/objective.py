@@ -38,7 +38,7 @@ def objective(
     Loss in nats a token, plus for each layer the weighted losses of its router. Padding has no part in any of these,
     nor in `dropped` and `load`.
     """
-    dispatch = moe.DISPATCHES[training.dispatch]
+    dispatch = moe.TRAINABLE[training.dispatch]
     output = forward(config, weights, batch.rows[:, :-1], dispatch=dispatch, **masked(batch.padding_mask))
     targets = batch.rows[:, 1:] if batch.distributions is None else batch.distributions
     loss = cross_entropy(output.logits, targets, batch.loss_mask)

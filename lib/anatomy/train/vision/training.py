@@ -68,7 +68,7 @@ def objective(
     Captions and head where the text model is frozen; otherwise also text, and the losses of the routers on both.
     Padding of captions has no part in it.
     """
-    text, dispatched = learned.text if frozen is None else frozen, moe.DISPATCHES[training.dispatch]
+    text, dispatched = learned.text if frozen is None else frozen, moe.TRAINABLE[training.dispatch]
     latents, looked = resample(vision, learned.added, encode(vision, learned.added, batch.images))
     guess = (latents.reshape(len(latents), -1) @ learned.head).reshape(*batch.labels.shape, -1)
     seen, captions = kept(config, learned.added, latents, looked), batch.captions
