@@ -75,11 +75,11 @@ def small(monkeypatch):
     )
     asked = []
 
-    def answered(question, rooms, answer):
-        asked.append((question, rooms))
-        return json.loads(json.dumps(answer()))
+    def cached(models, measure):
+        asked.append((models, measure))
+        return json.loads(json.dumps(measure()))
 
-    monkeypatch.setattr(serving, "answered", answered)
+    monkeypatch.setattr(serving, "cached", cached)
     monkeypatch.setattr(serving, "COUNT", FEW)
     monkeypatch.setattr(
         serving, "GRID", {"sequences": (0, 1, serving.SLOTS), "contexts": (32, 192), "prompts": (0, 64)}

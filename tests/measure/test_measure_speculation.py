@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from anatomy import memo
 from anatomy.decode import DraftModel, Lenient, ServedModel, chain, exact, generate, make_sampling
-from anatomy.measure import answer_quality, draft_quality, speculation
+from anatomy.measure import answer_quality, draft_quality, serving, speculation
 from anatomy.measure.speculation import Program, Target
 from anatomy.model import Config, init, unstack
+from anatomy.train import recipes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,14 +68,26 @@ def test_draws_that_the_law_excludes_are_far_away():
     assert far == pytest.approx(0.5) and likely < 1e-9
 
 
-def test_questions_to_the_cache_are_the_same_in_every_process(monkeypatch):
-    asked = []
-    for module in (draft_quality, answer_quality):
-        monkeypatch.setattr(module, "cached", lambda question, *_: asked.append(question) or {})
-    laws = draft_quality
-    for ask in (laws.recording, laws.by_draft, laws.exactness, answer_quality.scores):
+def test_every_measurement_names_the_models_that_it_asks_for(monkeypatch):
+    """What is kept goes by the digests of these models, so none may be missing."""
+    asked = {}
+    for module in (draft_quality, answer_quality, speculation, serving):
+        monkeypatch.setattr(module, "cached", lambda models, measure, *_: asked.setdefault(measure, set(models)) and {})
+    quality = draft_quality
+    for ask in (quality.recording, quality.by_draft, quality.exactness, answer_quality.scores, serving.decode_steps):
         ask.__wrapped__()
-    assert len(set(asked)) == 4 and not [question for question in asked if " at 0x" in question]
+    assert asked[quality.measure_recording] == {"target", "draft"}
+    assert asked[answer_quality.measure_scores] == {"target", "instructions"}
+    assert len(asked) == 5 and all(models <= set(recipes.RECIPES) for models in asked.values())
+
+
+def test_what_was_measured_is_kept_until_its_code_or_data_change():
+    """The requests that are served decide what the clock says, and so does the recording that they follow."""
+    found = memo.closure(serving.measure_serving, cut=[("anatomy.train.recipes.registry", "trained")])
+    assert "measure/conversations.csv" in found.data
+    assert ("anatomy.measure.serving", "random_requests") in found.code
+    assert any(module.startswith("anatomy.decode.engine") for module in found.modules)
+    assert "anatomy.train.loop.driver" not in found.modules
 
 
 def other():

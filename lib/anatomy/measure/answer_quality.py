@@ -31,8 +31,9 @@ from anatomy.decode import (
     start_speculation,
 )
 from anatomy.decode.sampling import AcceptanceRule, check_tokens
+from anatomy.measure.cache import cached
 from anatomy.measure.draft_quality import ALL, trained_model
-from anatomy.measure.speculation import FOUR, ROOM, Target, cached
+from anatomy.measure.speculation import FOUR, ROOM, Target
 from anatomy.model import unstack
 from anatomy.train import recipes
 from anatomy.train.data import instructions, tokens
@@ -72,11 +73,7 @@ class Score(NamedTuple):
 @cache
 def scores() -> dict[str, Score]:
     """The tuned target's answers to held-out questions by rule, drawn or greedy; the draft is less tuned."""
-    rules = {name: getattr(rule, "__name__", rule) for name, rule in RULES.items()}
-    models = [recipes.digest(name) for name in ("target", "instructions")]
-    question = f"scored {rules} {ASKED} {AGAIN} {ANSWER} {TUNED} {models} {FOUR}"
-    result = cached(question, measure_scores, "draft_quality", "answer_quality")
-    return {name: Score(*each) for name, each in result.items()}
+    return {name: Score(*each) for name, each in cached(("target", "instructions"), measure_scores).items()}
 
 
 def measure_scores() -> dict[str, list[float | None]]:

@@ -23,14 +23,14 @@ from anatomy.decode import (
     speculate,
 )
 from anatomy.decode.sampling import AcceptanceRule, acceptance
-from anatomy.measure.speculation import FOUR, ROOM, TARGETS, Target, cached, drafter
+from anatomy.measure.cache import cached
+from anatomy.measure.speculation import FOUR, ROOM, TARGETS, Target, drafter
 from anatomy.model import Config, Weights, forward, unstack
 from anatomy.model.routing_statistics import chosen_experts
 from anatomy.train import recipes
 from anatomy.train.data import tokens
 from anatomy.train.data.sources import VOCABULARY
 
-CODE = "draft_quality"
 ALL = "all_experts"  # the dispatch that compiles fastest; what is counted does not depend on it
 JUDGE = "experts_16_0"  # a target, and drafts: one as large and as good, and one that it taught
 DRAFTS = ("the text", "draft", "experts_1_0", "experts_16_1", "distilled_16")
@@ -57,8 +57,7 @@ def measure_recording() -> list[dict[str, Any]]:
 @cache
 def recording() -> list[dict[str, Any]]:
     """What `measure_recording` found, once."""
-    digests = [recipes.digest(name) for name in ("target", "draft")]
-    return cached(f"recording {digests} {TEXT} {SEED} {ROUNDS} {FOUR}", measure_recording, CODE)
+    return cached(("target", "draft"), measure_recording)
 
 
 def prompt_tokens() -> list[int]:
@@ -86,8 +85,7 @@ class DraftQuality(NamedTuple):
 @cache
 def by_draft() -> dict[str, dict[str, DraftQuality]]:
     """Drafts from poor to good, by name and domain: the acceptance rate place by place, and tokens of the real loop."""
-    question = f"drafts {DRAFTS} {ROWS} {BEGUN} {[recipes.digest(name) for name in (JUDGE, *DRAFTS[1:])]}"
-    result = cached(question, measure_by_draft, CODE)
+    result = cached((JUDGE, *DRAFTS[1:]), measure_by_draft)
     return {draft: {domain: DraftQuality(*each) for domain, each in of.items()} for draft, of in result.items()}
 
 
@@ -153,9 +151,7 @@ class Draws(NamedTuple):
 @cache
 def exactness() -> dict[str, Draws]:
     """Draws of the jitted loop, exact and with lenience 1/2."""
-    models = [recipes.digest(name) for name in (JUDGE, "draft")]
-    question = f"exactness {list(RULES)} {models} {DRAWN} {CALLS}"
-    return {name: Draws(*each) for name, each in cached(question, measure_exactness, CODE).items()}
+    return {name: Draws(*each) for name, each in cached((JUDGE, "draft"), measure_exactness).items()}
 
 
 def measure_exactness() -> dict[str, list[float]]:

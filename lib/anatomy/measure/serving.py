@@ -17,8 +17,8 @@ from anatomy.cost.inference.queueing import Policy, simulate
 from anatomy.cost.inference.step_costs import Table, Work
 from anatomy.cost.inference.traffic import Requests, lognormal_lengths, poisson
 from anatomy.decode import Limits, PlainDecoder, Request, ServedModel, measure
+from anatomy.measure.cache import cached
 from anatomy.train import recipes
-from anatomy.train.cache import answered
 from anatomy.train.data import tokens
 from anatomy.train.data.sources import LENGTH, VOCABULARY
 
@@ -34,7 +34,6 @@ POLICIES = {
 }
 GRID = {"sequences": (0, 1, 4, SLOTS), "contexts": (32, 192), "prompts": (0, 16, CHUNK)}
 ROWS, CONTEXTS = 32, (128, 1024, 2048, 3072, 4096)  # sequences of a decode step, and tokens of each in the cache
-ROOMS = ("specs", "cost", "model", "decode", "train", "measure")
 
 
 class ServedTraffic(NamedTuple):
@@ -116,8 +115,7 @@ def results() -> dict[str, ServedTraffic]:
 
     The costs that a simulation is given are those before and after its traffic was served.
     """
-    question = f"{recipes.digest('target')} {SLOTS} {CHUNK} {COUNT} {PROMPT} {ANSWER} {SHORTER} {LOAD} {LIMITS} {GRID}"
-    result = answered(f"serving {question} {recording()}", ROOMS, measure_serving)
+    result = cached(["target"], measure_serving)
     with jax.enable_x64(True):
         traffic = traffics(result["rate"])
         costs = [measure.step_table(*result["costs"][i : i + 2]) for i in range(len(traffic))]
@@ -178,5 +176,4 @@ def measure_decode_steps() -> dict[str, list[float]]:
 @cache
 def decode_steps() -> dict[str, list[float]]:
     """What `measure_decode_steps` found on this machine, once."""
-    digests = [recipes.digest(f"attention_{name}") for name in recipes.HEADS]
-    return answered(f"decode steps {digests} {ROWS} {CONTEXTS}", ROOMS, measure_decode_steps)
+    return cached([f"attention_{name}" for name in recipes.HEADS], measure_decode_steps)

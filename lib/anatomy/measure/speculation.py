@@ -36,10 +36,10 @@ from anatomy.decode import (
     sample,
     wide,
 )
+from anatomy.measure.cache import cached
 from anatomy.model import Config, Weights, empty_cache, unstack
 from anatomy.model.enlarge import enlarge
 from anatomy.train import recipes
-from anatomy.train.cache import answered, code_hash
 from anatomy.train.data import tokens
 from anatomy.train.data.sources import VOCABULARY
 
@@ -51,7 +51,6 @@ TARGETS = {  # recipes of a target and of the draft that it taught, sizes the ta
 LENGTHS, LONG_AT = (1, 2, 4, 8), (1, 16)  # draft lengths, and the batches at which all of them are measured
 FOUR, BATCHES = 4, (1, 8, 16, 32, 64)  # the length that is measured at every batch
 PASSES = 48  # of each measurement
-ROOMS = ("model", "decode", "cost/inference")  # whose code what is measured depends on; recipes have their digests
 RANKS = (0.55, 0.12, 0.06, 0.04)  # that the first, second, ... guess is right: what trees are chosen by
 
 
@@ -202,15 +201,7 @@ def lengths_at(batch: int) -> tuple[int, ...]:
 @cache
 def all_passes() -> dict[str, dict[str, dict[str, Any]]]:
     """Passes of all targets by name, measured once on this machine: "plain 16", "4 tokens at 16", or a form."""
-    digests = [recipes.digest(name) for pair in TARGETS.values() for name in pair[:2]]
-    question = f"speculated {digests} {TARGETS} {LENGTHS} {LONG_AT} {FOUR} {BATCHES} {PASSES} {RANKS} {ROOM}"
-    return {name: cached(f"{question} {name}", partial(measure_passes, name)) for name in TARGETS}
-
-
-def cached(question: str, answer: Callable[[], Any], *modules: str) -> Any:
-    """What was measured by this module and others of these names, cached until their code changes."""
-    code = code_hash([f"measure/{name}.py" for name in ("speculation", *modules)], [])
-    return answered(f"{question} {code}", ROOMS, answer)
+    return {name: cached(TARGETS[name][:2], measure_passes, name) for name in TARGETS}
 
 
 def measure_passes(name: str) -> dict[str, dict[str, Any]]:

@@ -268,10 +268,14 @@ def closure(*functions: Callable[..., object], cut: Iterable[Node] = ()) -> Clos
 
 
 @functools.cache
-def code_digest(*functions: Callable[..., object]) -> str:
+def code_digest(*functions: Callable[..., object], cut: tuple[Callable[..., object], ...] = ()) -> str:
     """SHA-256 of what the closure of these functions does, the data it reads and the libraries it imports.
+
+    Args:
+        functions: to begin with.
+        cut: functions that are not followed.
 
     Raises:
         ValueError: one is not defined at the top level of a module of this library.
     """
-    return closure(*functions).digest()
+    return closure(*functions, cut=[node for function in cut for node in node_of(function)]).digest()

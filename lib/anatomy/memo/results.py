@@ -2,14 +2,16 @@
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from anatomy.memo.closure import code_digest
 from anatomy.memo.files import cache_directory, read_or_compute
 
 
-def remembered(function: Callable[..., Any], *arguments: Any, also: Any = ()) -> Any:
+def remembered(
+    function: Callable[..., Any], *arguments: Any, also: Any = (), cut: Iterable[Callable[..., Any]] = ()
+) -> Any:
     """What a function of this library returns for these arguments: from the cache, or computed now.
 
     The key holds the arguments and the code and data in the static import closure of the function, so nothing that
@@ -19,6 +21,7 @@ def remembered(function: Callable[..., Any], *arguments: Any, also: Any = ()) ->
         function: at the top level of a module; returns what JSON can hold.
         arguments: with a `repr` that tells them apart.
         also: anything else that the result depends on, with such a `repr`.
+        cut: functions whose code is left out, since `also` says what they return.
 
     Returns:
         The result as JSON holds it.
@@ -26,7 +29,9 @@ def remembered(function: Callable[..., Any], *arguments: Any, also: Any = ()) ->
     Raises:
         ValueError: the function is not at the top level of a module of this library.
     """
-    question = f"{function.__module__}.{function.__qualname__} {arguments!r} {also!r} {code_digest(function)}"
+    question = (
+        f"{function.__module__}.{function.__qualname__} {arguments!r} {also!r} {code_digest(function, cut=tuple(cut))}"
+    )
     key = hashlib.sha256(question.encode()).hexdigest()[:32]
     file = cache_directory() / "results" / f"{key}.json"
     return read_or_compute(file, functools.partial(function, *arguments))

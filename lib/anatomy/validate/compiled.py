@@ -33,10 +33,10 @@ from jax.sharding import PartitionSpec as P
 
 from anatomy.cost import collectives, training
 from anatomy.cost.efficiency import IDEAL
+from anatomy.memo import remembered
 from anatomy.model import Config, init
 from anatomy.specs import Chip, Cluster, Link, Node, Plan, Recompute
 from anatomy.train import mesh as meshes
-from anatomy.train.cache import answered
 from anatomy.train.loop import Training
 from anatomy.train.mesh.layout import AXES, REPLICAS
 from anatomy.validate import hlo
@@ -228,18 +228,17 @@ def in_subprocess(cases: Sequence[Case] = CASES) -> list[Row]:
         case._asdict() | {"config": dataclasses.asdict(case.config), "plan": dataclasses.asdict(case.plan)}
         for case in cases
     ]
-    asked = json.dumps(question)
-
-    def compiled() -> list[dict[str, Any]]:
-        done = subprocess.run(
-            [sys.executable, "-m", "anatomy.validate.compiled", "--json"], input=asked, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise RuntimeError(f"the steps were not compiled: {done.stderr.strip().splitlines()[-1]}")
-        return json.loads(done.stdout.splitlines()[-1])
-
-    answer = answered(asked, ("specs", "cost", "model", "train", "validate"), compiled)
+    answer = remembered(rows_from_subprocess, json.dumps(question))
     return [Row(**row | {"terms": tuple(map(tuple, row["terms"]))}) for row in answer]
+
+
+def rows_from_subprocess(asked: str) -> list[dict[str, Any]]:
+    """What `in_subprocess` keeps: rows of cases that are given as JSON."""
+    command = [sys.executable, "-m", "anatomy.validate.compiled", "--json"]
+    done = subprocess.run(command, input=asked, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the steps were not compiled: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def read(text: str) -> list[Case]:
