@@ -108,7 +108,7 @@ def first_tokens(batch: int) -> np.ndarray:
 def start(model: Target, draft: Drafter, batch: int) -> SpeculationState:
     """Sequences of one token each."""
     history = jnp.zeros((batch, ROOM), jnp.int32).at[:, 0].set(first_tokens(batch))
-    cache = empty_cache(model.config, batch, ROOM)
+    cache = empty_cache(model.config, batch, room=ROOM)
     return SpeculationState(cache, draft.empty(batch, ROOM), history, jnp.ones(batch, jnp.int32))
 
 
@@ -131,7 +131,7 @@ def plain_step(model: Target, batch: int) -> Program:
         return {"count": jnp.ones(batch, jnp.int32)}, (cache, made[:, None])
 
     def begin() -> Any:
-        return empty_cache(model.config, batch, ROOM), jnp.asarray(first_tokens(batch))[:, None]
+        return empty_cache(model.config, batch, room=ROOM), jnp.asarray(first_tokens(batch))[:, None]
 
     made = jax.jit(step, donate_argnums=1).lower(model.served, begin(), make_sampling(batch)).compile()
     return Program(partial(made, model.served), begin, batch, 1)
