@@ -381,13 +381,17 @@ def poisoned(config, seed=0):
     return dataclasses.replace(weights, unembedding=weights.unembedding.at[0, 0].set(jnp.nan))
 
 
-@pytest.mark.parametrize("rule", [exact, Lenient(0.4), Threshold(0.3)], ids=str)
-@pytest.mark.parametrize("who", ["target", "draft"])
+@pytest.mark.parametrize(
+    "who, rule",
+    [
+        *(("target", rule) for rule in (exact, Lenient(0.4), Threshold(0.3))),
+        *(("draft", rule) for rule in (exact, Lenient(0.4))),  # a threshold does not look at q
+    ],
+    ids=str,
+)
 def test_logits_that_are_not_finite_are_told_whoever_makes_them(who, rule):
     weights = poisoned(CONFIG) if who == "target" else weights_of(CONFIG)
     draft = ServedModel(poisoned(SMALL, 1) if who == "draft" else weights_of(SMALL, 1), SMALL, SEND)
-    if who == "draft" and isinstance(rule, Threshold):
-        pytest.skip("does not look at q, and refuses a token that could not be drawn")
     for heat in (0.0, 0.8):
         settings = sampled(temperature=heat)
         with pytest.raises(FloatingPointError, match="speculate: the logits of sequence"):
