@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing.queues import Queue
 
-from anatomy.train.loop.checkpoint import FINAL
 from anatomy.train.loop.progress import duration
 from anatomy.train.recipes import registry
 from anatomy.train.vision import reading
@@ -34,11 +33,6 @@ def with_needed(names: Sequence[str]) -> list[str]:
     return list(ordered)
 
 
-def is_trained(name: str) -> bool:
-    """Whether a recipe's model lies in the cache."""
-    return (registry.directory(name) / FINAL).exists()
-
-
 def prepare(name: str, progress: bool = True) -> str:
     """Train a recipe where it is missing, and measure what pages say of it; its name."""
     registry.trained(name, progress)
@@ -53,10 +47,11 @@ class Forecast:
 
     def __init__(self, names: Sequence[str]) -> None:
         """Of recipes, of which some are trained."""
-        self.work = {name: registry.known(name).work for name in names if not is_trained(name)}
+        self.work = {name: registry.known(name).work for name in names if not registry.is_trained(name)}
         self.left, self.count, self.begun = dict(self.work), len(self.work), 0
         # Until something is done here, those count that were trained on this machine before.
-        before = [(registry.known(name).work, registry.seconds(name)) for name in registry.RECIPES if is_trained(name)]
+        made = (name for name in registry.RECIPES if registry.is_trained(name))
+        before = [(registry.known(name).work, registry.seconds(name)) for name in made]
         self.earlier = tuple(map(sum, zip(*before, strict=True))) if before else (0.0, 0.0)
         self.start = time.monotonic()
 
@@ -83,7 +78,7 @@ def one_by_one(names: Sequence[str], say: Callable[[str], None]) -> Iterator[str
     """Train recipes in this process, in their order; each name when it is done."""
     forecast = Forecast(names)
     for name in names:
-        if not is_trained(name):
+        if not registry.is_trained(name):
             say(forecast.announce(name))
         prepare(name)
         forecast.done(name)
@@ -107,7 +102,7 @@ def at_once(names: Sequence[str], jobs: int, say: Callable[[str], None]) -> Iter
             while waiting or running:
                 for name in [n for n in waiting if done.issuperset(registry.known(n).needs)][: jobs - len(running)]:
                     waiting.remove(name)
-                    if not is_trained(name):
+                    if not registry.is_trained(name):
                         say(forecast.announce(name))
                     running.add(pool.submit(prepare, name))
                 ended, running = wait(running, return_when=FIRST_COMPLETED)

@@ -5,6 +5,7 @@ it. Change any of these, and it is trained anew; kill or interrupt a training, a
 """
 
 import hashlib
+import os
 import shutil
 from collections import ChainMap
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from anatomy.memo import cache_directory, closure, code_digest, read_or_compute
 from anatomy.train.data import tokens
 from anatomy.train.data.sources import VOCABULARY
 from anatomy.train.loop import driver
+from anatomy.train.loop.checkpoint import FINAL
 from anatomy.train.loop.driver import Trained
 from anatomy.train.loop.objective import mean_loss
 from anatomy.train.recipes.text import TEXT, Recipe
@@ -28,6 +30,10 @@ HELD_OUT = 16_384  # tokens of each domain that losses are measured on
 RECIPES: ChainMap[str, Recipe | VisionRecipe] = ChainMap(VISION, TEXT)
 # What these are as the cost models see them trains nothing.
 CUT = (("anatomy.model.config", "Config"), ("anatomy.model.vision.config", "Vision"))
+
+
+class NotTrained(RuntimeError):
+    """A model is asked for that is not in the cache, where `ANATOMY_TRAIN=never` forbids to train it."""
 
 
 def known(name: str) -> Recipe | VisionRecipe:
@@ -68,15 +74,27 @@ def directory(name: str) -> Path:
     return cache_directory() / "recipes" / f"{name}-{digest(name)}"
 
 
+def is_trained(name: str) -> bool:
+    """Whether a recipe's model lies in the cache.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    return (directory(name) / FINAL).exists()
+
+
 def trained(name: str, progress: bool = True) -> Trained | Seer:
     """The model of a recipe: from the cache, or trained now, after those that it needs.
 
     Raises:
         ValueError: there is no such recipe.
+        NotTrained: it must be trained, and `ANATOMY_TRAIN` is "never".
         CorpusError: it must be trained, and what it reads is not installed.
         KeyboardInterrupt: it was interrupted; asked for again, it goes on from there.
     """
     recipe = known(name)
+    if os.environ.get("ANATOMY_TRAIN") == "never" and not is_trained(name):
+        raise NotTrained(f"recipe {name!r} is not trained; unset ANATOMY_TRAIN, or run `make models` first")
     with jax.enable_x64(False):
         return recipe.model(partial(trained, progress=progress), directory(name), digest(name), progress, name)
 
