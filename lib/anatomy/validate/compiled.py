@@ -107,7 +107,7 @@ def compile_step(case: Case) -> hlo.Program:
         state = jax.eval_shape(made.start, weights)
         everywhere = NamedSharding(mesh, P())
         rows = jax.ShapeDtypeStruct((case.sequences, config.context + 1), jnp.int32, sharding=everywhere)
-        lowered = made.step.lower(weights, state, rows)
+        lowered = made.step.lower(weights, state, rows)  # type: ignore[attr-defined]  # it is jitted
         # How well machine code is made changes nothing in the program that is read here.
         return hlo.parse(lowered.compile({"xla_backend_optimization_level": 0}).as_text())
 

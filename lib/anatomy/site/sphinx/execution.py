@@ -109,9 +109,9 @@ def shown_checks(source: Library, name: str, page: Module, found: Closure) -> li
     checks = check_nodes(source)
     if SHOW_ALL & set(found.code):
         return list(checks.values())
-    section = CHECKS + name.replace("-", "_")
+    section = f"{CHECKS}{name.replace('-', '_')}."
     texts = {node.value for s in page_statements(page) for node in ast.walk(s) if isinstance(node, ast.Constant)}
-    return [node for key, node in checks.items() if key in texts or node[0].rpartition(".")[2].startswith(section)]
+    return [node for key, node in checks.items() if key in texts or f"{node[0]}.".startswith(section)]
 
 
 def page_statements(page: Module) -> list[ast.stmt]:
