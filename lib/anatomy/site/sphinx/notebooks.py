@@ -24,14 +24,24 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 SETUP = """\
 # The library that this chapter runs on travels with the notebook. Where it is missing, install it.
-import base64, importlib, importlib.metadata, importlib.util, pathlib, subprocess, sys, tempfile
+import base64, importlib, importlib.metadata, pathlib, subprocess, sys, tempfile
 
-if importlib.util.find_spec("anatomy") is None or importlib.metadata.version("anatomy-of-gpt4") != "{version}":
+try:
+    installed = importlib.metadata.version("anatomy-of-gpt4")
+except importlib.metadata.PackageNotFoundError:
+    installed = None
+if installed != "{version}":
     with tempfile.TemporaryDirectory() as folder:
         wheel = pathlib.Path(folder) / "{name}"
         wheel.write_bytes(base64.b64decode(WHEEL))
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", f"{{wheel}}[notebook]"], check=True)
     importlib.invalidate_caches()
+
+import anatomy
+
+if not hasattr(anatomy, "__version__"):
+    where = list(anatomy.__path__)[0]
+    raise ImportError(f"the folder {{where}} hides the library anatomy; rename it, or run the notebook elsewhere")
 """
 
 
