@@ -41,16 +41,34 @@ def write(book: Path, body: str) -> None:
     (book / "book" / "index.md").write_text(HEAD + body)
 
 
-def test_an_edit_of_the_library_runs_the_pages_again(small_book):
-    write(small_book, cell("from pathlib import Path\nwith Path('runs').open('a') as f: f.write('x')"))
-    runs = small_book / "book" / "runs"
+def test_an_edit_of_what_a_page_reaches_runs_it_again(small_book):
+    count = "from pathlib import Path\nwith Path('runs').open('a') as f: f.write('x')\n"
+    write(small_book, cell(count + "from anatomy.cost.run import training_flop\ntraining_flop"))
+    runs, module = small_book / "book" / "runs", small_book / "lib" / "anatomy" / "cost" / "run.py"
     build(small_book)
+    module.write_text(module.read_text() + "# an edit\n")
     build(small_book)
     assert runs.read_text() == "x"  # from the cache
-    with (small_book / "lib" / "anatomy" / "cost" / "run.py").open("a") as module:
-        module.write("# an edit\n")
+    old = "def training_flop("
+    assert old in module.read_text()
+    module.write_text(module.read_text().replace(old, "LIMIT = 1\n\n\n@lambda function: LIMIT and function\n" + old))
     build(small_book)
     assert runs.read_text() == "xx"
+
+
+def test_styles_are_those_of_now_in_pages_that_were_executed_before(small_book):
+    write(small_book, cell("from anatomy import claims\nclaims.show('arch.layers')"))
+    build(small_book)
+    style = small_book / "lib" / "anatomy" / "claims" / "ledger" / "ledger.css"
+    page = small_book / "_build" / "html" / "book" / "index.html"
+    assert "data-asset" in page.read_text()
+    # The library that is installed puts them in, so here the page is made to hold an old one.
+    executed = next((small_book / "_build" / ".jupyter_cache" / "executed").glob("*/base.ipynb"))
+    text, known = executed.read_text(), ".anatomy-claim"
+    assert known in text and known in style.read_text()
+    executed.write_text(text.replace(known, ".an-older-style"))
+    build(small_book)
+    assert ".an-older-style" not in page.read_text() and known in page.read_text()
 
 
 def test_a_failing_cell_fails_the_build(small_book):
