@@ -12,7 +12,12 @@ from anatomy.specs import Architecture, Attention, Plan, Recompute, architecture
 from hypothesis import given, settings
 from specs.random_architectures import architectures, attentions, latent_attentions
 
-compiled = jax.jit(memory)
+
+@jax.jit
+def compiled(model, plan, batch, length):
+    return memory(model, plan, batch=batch, sequence_length=length)
+
+
 PARTS = ("weights", "gradients", "optimizer", "activations", "working")
 STATES = PARTS[:3]
 

@@ -23,7 +23,7 @@ def step(model, plan, cluster, batch, length, share, imbalance=1.0):
     return training.step(model, plan, cluster, **size, imbalance=imbalance)
 
 
-batched = jax.jit(jax.vmap(training.step, in_axes=(None, 0, None, 0, None, None)))
+batched = jax.jit(jax.vmap(step, in_axes=(None, 0, None, 0, None, None)))
 WORK = ("matmul", "scores", "memory_bound", "recompute")
 TALK = ("tensor", "expert", "stages", "replicas")
 PARTS = (*WORK, *TALK, "bubble", "optimizer")

@@ -45,6 +45,14 @@ plans = some_plans()
 sequences, contexts = st.floats(1, 1e5), st.floats(1, 1e5)
 
 
+def of_contexts(model, plan, cluster, constants, batch, context):
+    return decode(model, plan, cluster, constants, batch=batch, context=context)
+
+
+def of_prompts(model, plan, cluster, constants, batch, prompt):
+    return prefill(model, plan, cluster, constants, batch=batch, prompt=prompt)
+
+
 # Against closed forms.
 
 
@@ -201,7 +209,7 @@ def test_a_prompt_costs_what_its_tokens_cost_and_the_logits_of_its_last():
     assert float(made.tokens) == 8192 and float(made.period) == pytest.approx(float(made.seconds))
 
 
-@pytest.mark.parametrize("run", [decode, prefill])
+@pytest.mark.parametrize("run", [of_contexts, of_prompts])
 def test_sequences_fewer_than_micro_batches_are_one_each(run):
     for few in (1.0, 5.0):
         found, expected = (
@@ -253,7 +261,7 @@ def test_faster_links_are_never_slower(plan, batch, context, by, what):
     else:
         link = dataclasses.replace(CLUSTER.inside, bandwidth=by * CLUSTER.inside.bandwidth)
         cluster = dataclasses.replace(CLUSTER, inside=link, between=link)
-    for run in (decode, prefill):
+    for run in (of_contexts, of_prompts):
         slow, fast = (
             run(GPT4, plan, CLUSTER, AMPERE, batch, context),
             run(GPT4, plan, cluster, constants, batch, context),
@@ -263,7 +271,7 @@ def test_faster_links_are_never_slower(plan, batch, context, by, what):
 
 @given(plans, sequences, contexts, st.floats(1, 10))
 def test_longer_contexts_and_prompts_are_never_faster(plan, batch, context, by):
-    for run in (decode, prefill):
+    for run in (of_contexts, of_prompts):
         short, long = (run(GPT4, plan, CLUSTER, AMPERE, batch, s) for s in (context, by * context))
         assert float(long.seconds) >= float(short.seconds) * (1 - 1e-12)
 
@@ -292,7 +300,7 @@ def test_narrower_weights_and_overlap_are_never_slower(plan, batch, context):
     assert float(narrow.seconds) <= float(plain.seconds) * (1 + 1e-12) <= float(apart.seconds) * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("run", [decode, prefill])
+@pytest.mark.parametrize("run", [of_contexts, of_prompts])
 def test_the_same_function_under_jit_vmap_and_grad(run):
     def seconds(batch):
         return run(GPT4, ARTICLE, CLUSTER, AMPERE, batch, 4096.0).seconds
@@ -359,7 +367,7 @@ def test_a_group_along_one_axis_of_a_torus_has_the_links_of_that_axis():
         ),
         (lambda: Serving(data=3.0, expert=2.0), r"Serving.expert is 2; allowed: a divisor of data \(3\)"),
         (lambda: Serving(tensor=4.0, rows=3.0), r"Serving.rows is 3; allowed: a divisor of tensor \(4\)"),
-        (lambda: overheads("abacus"), "serving entry 'abacus'"),
+        (lambda: overheads("abacus"), "chips entry 'abacus'"),
     ],
 )
 def test_nonsense_is_refused(call, words):

@@ -139,7 +139,7 @@ def test_in_a_pipeline_the_draft_is_one_stage_more():
 
 def test_sequences_fewer_than_micro_batches_are_one_each():
     for few in (1.0, 5.0):
-        found, expected = (round_of(plan=PIPED.replace(micro_batches=m), sequences=few) for m in (16.0, few))
+        found, expected = (round_of(plan=PIPED.replace(micro_batches=m), batch=few) for m in (16.0, few))
         for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             assert float(one) == pytest.approx(float(other), rel=1e-12)
 

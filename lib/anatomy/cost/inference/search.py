@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from anatomy.cost import explore
 from anatomy.cost.efficiency import Overheads
 from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.steps import Pass, decode
+from anatomy.cost.inference.steps import Pass, decode, prefill
 from anatomy.cost.search import divisors
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, check_arguments
@@ -22,6 +22,7 @@ from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, check_arguments
 SEARCHED = (
     "tensor", "rows", "gathered", "pipeline", "head", "expert", "micro_batches", "cache_by_sequence", "sequences",
 )  # fmt: skip
+LENGTHS = {decode: "context", prefill: "prompt"}  # what of a sequence each is asked about
 ROUNDS = (0.25, 0.5, 1, 2, 4)  # micro-batches in flight, over stages
 
 
@@ -146,12 +147,15 @@ def search(
 
     Raises:
         TypeError, ValueError: the context is not above 0.
+        KeyError: `run` is neither `decode` nor `prefill`.
     """
     check_arguments("search", ABOVE_ZERO, context=context)
+    if run not in LENGTHS:
+        raise KeyError(f"search.run is {run!r}; allowed: decode, prefill")
 
     def outcome(sequences: Scalar, **fields: Scalar) -> dict[str, Scalar]:
         plan = like.replace(**fields, data=fields["expert"])
-        made = run(model, plan, cluster, constants, sequences, context)
+        made = run(model, plan, cluster, constants, batch=sequences, **{LENGTHS[run]: context})
         held = memory(model, plan, batch=sequences, context=context, tokens=made.tokens / made.sequences).total
         return {
             "seconds": made.seconds,
