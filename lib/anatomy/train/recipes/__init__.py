@@ -18,7 +18,19 @@ from anatomy.train.recipes.registry import (
     seconds,
     trained,
 )
-from anatomy.train.recipes.text import EXPERTS, GPT, HEADS, SEEDS, SMALL, TEXT, TUNING, Recipe, sweep, with_experts
+from anatomy.train.recipes.text import (
+    EXPERTS,
+    GPT,
+    HEADS,
+    SEEDS,
+    SMALL,
+    SWEEP,
+    TEXT,
+    TUNING,
+    Recipe,
+    sweep,
+    with_experts,
+)
 from anatomy.train.recipes.vision import VISION, Seer, VisionRecipe
 
 __all__ = [
@@ -29,6 +41,7 @@ __all__ = [
     "RECIPES",
     "SEEDS",
     "SMALL",
+    "SWEEP",
     "TEXT",
     "TUNING",
     "VISION",
