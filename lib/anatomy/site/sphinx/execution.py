@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache
@@ -156,9 +156,9 @@ def execute(root: Path, names: Iterable[str] = (), jobs: int | None = None) -> l
         say(f"{len(todo)} of {len(known)} pages are executed: {', '.join(name for name, *_ in todo)}")
     began = time.monotonic()
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-        done = [pool.submit(run, root, *each) for each in todo]
+        running = [pool.submit(run, root, *each) for each in todo]
         try:
-            for number, future in enumerate(done, 1):
+            for number, future in enumerate(as_completed(running), 1):
                 name, seconds = future.result()
                 say(f"{number} of {len(todo)}: {name}, {seconds:.0f} s; {time.monotonic() - began:.0f} s in all")
         except BaseException:
