@@ -387,7 +387,7 @@ def poisoned(config, seed=0):
         *(("target", rule) for rule in (exact, Lenient(0.4), Threshold(0.3))),
         *(("draft", rule) for rule in (exact, Lenient(0.4))),  # a threshold does not look at q
     ],
-    ids=str,
+    ids=lambda given: getattr(given, "__name__", str(given)),
 )
 def test_logits_that_are_not_finite_are_told_whoever_makes_them(who, rule):
     weights = poisoned(CONFIG) if who == "target" else weights_of(CONFIG)
