@@ -112,7 +112,8 @@ def test_a_distribution_without_a_list_of_files_is_refused(install):
 
 def test_a_file_that_is_gone_is_named(install):
     (install() / "tiny/b.py").unlink()
-    with pytest.raises(CorpusError, match=r"cannot be read .*b\.py.*; install tiny-corpus-for-tests==1\.0"):
+    # Where the backport of importlib.metadata is loaded too, files that are gone are not listed.
+    with pytest.raises(CorpusError, match=r"(cannot be read .*b\.py|SHA-256).*; install tiny-corpus-for-tests==1\.0"):
         installed_files(TINY)
 
 

@@ -71,8 +71,9 @@ def run(
     """
     left, expected = [], INTERRUPTED if by == signal.SIGINT else -by
     for step in stops:
+        ended = (directory / checkpoint.FINAL).exists()  # then there is nothing to stop, and the process is let end
         process = _start(directory, kind)
-        while process.poll() is None and _step(directory) < step:
+        while process.poll() is None and (ended or _step(directory) < step):
             time.sleep(LOOK)
         process.send_signal(by)
         _, said = process.communicate()
