@@ -5,7 +5,6 @@ A check is a function marked with `@check("section.name")` in the module, or a m
 """
 
 import dataclasses
-import hashlib
 import importlib
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -16,7 +15,7 @@ import jax
 from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import Evidence, Finding, Verdict
 from anatomy.claims.record.article import claims, get
-from anatomy.memo import cache_directory, code_digest, read_or_compute
+from anatomy.memo import code_digest, remembered
 
 Check = Callable[[Claim], Finding]
 _CHECKS: dict[str, Check] = {}
@@ -57,17 +56,19 @@ def finding(key: str) -> Finding:
     Raises:
         KeyError: there is no such claim.
     """
-    claim, settle = get(key), check_of(key)
-    if settle is None:
+    if (settle := check_of(key)) is None:
         says = "This section has not been worked through yet."
         return Finding(verdict=Verdict.NOT_YET, says=says, evidence=Evidence.NOT_YET)
+    # The check is found by a computed name, so its own code is what the finding goes by.
+    return _from_json(remembered(settled, key, also=code_digest(settle), cut=[check_of]))
 
-    def compute() -> dict[str, Any]:
-        with jax.enable_x64(True):
-            return dataclasses.asdict(settle(claim))
 
-    name = hashlib.sha256(f"{key} {code_digest(settle, Finding)}".encode()).hexdigest()[:32]
-    return _from_json(read_or_compute(cache_directory() / "findings" / f"{name}.json", compute))
+def settled(key: str) -> dict[str, Any]:
+    """The finding of a claim that has a check, as plain data."""
+    settle = check_of(key)
+    assert settle is not None, f"claim {key!r} has no check"
+    with jax.enable_x64(True):
+        return dataclasses.asdict(settle(get(key)))
 
 
 def _from_json(row: dict[str, Any]) -> Finding:

@@ -2,7 +2,7 @@
 
 A page depends on its own cells, on what these reach in the library (`memo.closure`), and on the checks of the claims
 that it shows. Executed pages lie in jupyter-cache, where myst-nb finds them when it builds the site; those whose
-closure has changed are taken out first.
+cells or closure have changed are executed first, and take the place of the older ones.
 
     python -m anatomy.site.sphinx.execution            executes the pages that need it
     python -m anatomy.site.sphinx.execution vision     executes one, if it needs it
@@ -110,13 +110,8 @@ def shown_checks(source: Library, name: str, page: Module, found: Closure) -> li
     if SHOW_ALL & set(found.code):
         return list(checks.values())
     section = f"{CHECKS}{name.replace('-', '_')}."
-    texts = {node.value for s in page_statements(page) for node in ast.walk(s) if isinstance(node, ast.Constant)}
+    texts = {text for part in (*page.definitions, None) for said in page.does(part)[1] for text in said.strings}
     return [node for key, node in checks.items() if key in texts or f"{node[0]}.".startswith(section)]
-
-
-def page_statements(page: Module) -> list[ast.stmt]:
-    """All that a page runs."""
-    return [*(s for several in page.definitions.values() for s in several), *page.effects]
 
 
 def up_to_date(executed: JupyterCacheAbstract, notebook: NotebookNode, digest: str) -> bool:
