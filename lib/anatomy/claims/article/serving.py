@@ -14,7 +14,7 @@ OVER_NODES = SERVING.replace(pipeline=4.0, head=1.0, micro_batches=4.0, data=4.0
 
 
 def model() -> Architecture:
-    """The article's model with one key head, as it says."""
+    """The article's model with one KV head, as it says."""
     return architecture("gpt4_mqa")
 
 

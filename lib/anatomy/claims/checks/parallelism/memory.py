@@ -45,7 +45,7 @@ def mem_bound(claim: Claim) -> Finding:
         f"{over[0]} and {over[1]}, but real chips use some GB more than this count.",
         condition="chips have 80 GB, and ZeRO stops at stage 1",
         evidence=Evidence.COST_MODEL,
-        assumes=["every layer is computed again", *MODEL_ASSUMED[:2]],
+        assumes=["activations of every layer are recomputed", *MODEL_ASSUMED[:2]],
         sources=["rajbhandari2020zero", "korthikanti2023reducing"],
     )
 
@@ -80,7 +80,12 @@ def fits_40GB(claim: Claim) -> Finding:
         value=float(parts.total),
         unit="bytes a chip",
         evidence=Evidence.COST_MODEL,
-        assumes=["ZeRO-1", "every layer is computed again", "gradients of 16 bits", "experts are not split further"],
+        assumes=[
+            "ZeRO-1",
+            "activations of every layer are recomputed",
+            "gradients of 16 bits",
+            "experts are not split further",
+        ],
         sources=["rajbhandari2020zero", "korthikanti2023reducing"],
     )
 
@@ -102,6 +107,10 @@ def zero1(claim: Claim) -> Finding:
         f"Stage 2 would scatter those of each, in {often:.0f} s a step in place of {once:.1f} s.",
         against=get("par.40GB"),
         evidence=Evidence.COST_MODEL,
-        assumes=["experts are not split further, as the 30 GB a chip imply", "every layer is computed again", SMALL],
+        assumes=[
+            "experts are not split further, as the 30 GB a chip imply",
+            "activations of every layer are recomputed",
+            SMALL,
+        ],
         sources=["rajbhandari2020zero"],
     )
