@@ -194,8 +194,8 @@ def continuous_vs_static(weights: Weights, rounds: int = 2) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(0), 2)
     traffic = Requests(
         arrival=np.zeros(MANY),
-        prompt=uniform_lengths(keys[0], MANY, 4, 2 * READ),
-        output=lognormal_lengths(keys[1], MANY, 48.0, 1.0, 256.0),
+        prompt=uniform_lengths(keys[0], count=MANY, low=4, high=2 * READ),
+        output=lognormal_lengths(keys[1], count=MANY, mean=48.0, variation=1.0, longest=256.0),
     )
     requests = random_requests(traffic, CONFIG.vocabulary)
     closed = Policy(slots=SLOTS, chunk=READ, continuous=0, held=1)

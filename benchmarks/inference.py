@@ -98,7 +98,7 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
         jax.clear_caches()
         plans = every_plan(MODEL, CLUSTER, batch=2 ** np.arange(0, 16, 0.1))
         start = time.perf_counter()
-        found = search(MODEL, CLUSTER, CONSTANTS, 4096.0, Serving(), plans)
+        found = search(MODEL, CLUSTER, CONSTANTS, context=4096.0, like=Serving(), plans=plans)
         front = found.frontier()
         took = {"value": time.perf_counter() - start, "unit": "seconds"}
         yield "frontier_search", took | {"plans": len(found.seconds), "front": len(front)}

@@ -53,7 +53,7 @@ def random_plans(count: int) -> dict[str, np.ndarray]:
 def evaluate(**values: Any) -> dict[str, Any]:
     """Time and memory of a plan, every term included."""
     plan = specs.Plan(**values, sequence_parallel=1.0)
-    made = training.step(MODEL, plan, CLUSTER, batch=SEQUENCES, sequence_length=SEQUENCE, efficiency=SHARE)
+    made = training.training_step(MODEL, plan, CLUSTER, batch=SEQUENCES, sequence_length=SEQUENCE, efficiency=SHARE)
     return {"seconds": made.seconds, "memory": made.memory.total}
 
 

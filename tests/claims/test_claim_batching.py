@@ -26,7 +26,7 @@ def test_continuous_batching_carries_more_whatever_the_draws():
         )
         gains.append(float(ours.requests_per_second / theirs.requests_per_second))
         # No more than lengths and padded prompts together allow.
-        lengths = float(waiting.longest(rush.output, 64.0) / rush.output.mean())
+        lengths = float(waiting.longest(rush.output, batch=64.0) / rush.output.mean())
         assert 1.5 < gains[-1] < lengths * float(rush.prompt.max() / rush.prompt.mean())
     assert max(gains) / min(gains) < 1.5
 

@@ -63,9 +63,11 @@ def test_the_room_is_that_of_the_equation(kv_heads, context, width):
 
 @given(st.sampled_from(KEY_HEADS))
 def test_key_heads_up_to_the_tensor_ways_take_no_more_room_split_by_heads(kv_heads):
-    one, several = (float(sequence_cache(article.with_key_heads(n), article.BY_HEADS, 1.0)) for n in (1.0, kv_heads))
+    one, several = (
+        float(sequence_cache(article.with_key_heads(n), article.BY_HEADS, context=1.0)) for n in (1.0, kv_heads)
+    )
     assert several == pytest.approx(one * max(1.0, kv_heads / 8))
-    whole = float(sequence_cache(article.with_key_heads(kv_heads), SERVING, 1.0))
+    whole = float(sequence_cache(article.with_key_heads(kv_heads), SERVING, context=1.0))
     assert whole == pytest.approx(several * min(8.0, kv_heads) / 8)
 
 
@@ -78,7 +80,7 @@ def test_the_context_of_palm_is_as_published():
         "by_sequences": (palm, plan.replace(cache_by_sequence=1.0)),
     }
     for name, (shape, layout) in shapes.items():
-        each = np.array(told["sequences"]) * float(sequence_cache(shape, layout, 1.0))
+        each = np.array(told["sequences"]) * float(sequence_cache(shape, layout, context=1.0))
         assert told["share"] * told["memory"] / each == pytest.approx(np.array(told[name]), rel=0.02)
 
 

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 @settings(max_examples=10)
 @given(st.integers(1, 16), st.integers(1, 40), st.booleans())
 def test_stages_wait_as_often_as_the_formula_says(stages, micro_batches, gpipe):
-    assert idle_ticks(stages, micro_batches, gpipe) == pytest.approx(float(bubble_fraction(stages, micro_batches)))
+    assert idle_ticks(stages, micro_batches, gpipe) == pytest.approx(
+        float(bubble_fraction(stages=stages, micro_batches=micro_batches))
+    )
 
 
 @settings(max_examples=10)

@@ -55,7 +55,7 @@ def test_gather_is_the_ring(n, values, bandwidth, latency):
     ends, hops = gather_hops(list(parts))
     assert all(np.array_equal(end, parts) for end in ends)
     assert (len(hops), sum(hops)) == (n - 1, parts.nbytes * (n - 1) / n)
-    formula = collectives.all_gather(parts.nbytes, n, bandwidth, latency)
+    formula = collectives.all_gather(parts.nbytes, chips=n, bandwidth=bandwidth, latency=latency)
     assert formula == pytest.approx(clock(hops, bandwidth, latency), rel=1e-12)
 
 
@@ -65,12 +65,12 @@ def test_reduce_is_a_scatter_and_a_gather_on_the_ring(n, values, bandwidth, late
     sums, scattered = scatter_hops(start)
     assert all(np.array_equal(sums[i], start.sum(0)[(i + 1) % n]) for i in range(n))
     size = start[0].nbytes
-    formula = collectives.reduce_scatter(size, n, bandwidth, latency)
+    formula = collectives.reduce_scatter(size, chips=n, bandwidth=bandwidth, latency=latency)
     assert formula == pytest.approx(clock(scattered, bandwidth, latency), rel=1e-12)
     ends, gathered = gather_hops(sums)
     assert all(np.array_equal(np.roll(end, 1, 0), start.sum(0)) for end in ends)
     assert len(scattered + gathered) == 2 * (n - 1)
-    formula = collectives.all_reduce(size, n, bandwidth, latency)
+    formula = collectives.all_reduce(size, chips=n, bandwidth=bandwidth, latency=latency)
     assert formula == pytest.approx(clock(scattered + gathered, bandwidth, latency), rel=1e-12)
 
 
@@ -85,7 +85,7 @@ def test_all_to_all_is_a_round_of_exchanges(n, values, bandwidth, latency):
             held[(i + r) % n, i] = start[i, (i + r) % n]
         hops.append(start[0, 0].nbytes)
     assert np.array_equal(held, start.swapaxes(0, 1))
-    formula = collectives.all_to_all(start[0].nbytes, n, bandwidth, latency)
+    formula = collectives.all_to_all(start[0].nbytes, chips=n, bandwidth=bandwidth, latency=latency)
     assert formula == pytest.approx(clock(hops, bandwidth, latency), rel=1e-12)
 
 
@@ -109,7 +109,7 @@ def test_more_to_send_takes_longer_and_more_bandwidth_is_faster(collective, size
 
 @given(sizes, st.integers(1, 10_000), bandwidths)
 def test_no_chip_sends_more_than_twice_its_bytes(size, n, bandwidth):
-    assert collectives.all_reduce(size, n, bandwidth) <= 2 * size / bandwidth  # patarasuk2009ring
+    assert collectives.all_reduce(size, chips=n, bandwidth=bandwidth) <= 2 * size / bandwidth  # patarasuk2009ring
 
 
 # Replicas in nodes and segments.
@@ -125,7 +125,7 @@ def make(node_chips=8, segment_nodes=4, segments=2, link=300e9, inside=25e9, bet
     )
 
 
-exchange = jax.jit(collectives.replica_exchange)
+exchange = jax.jit(collectives.hierarchical_reduction)
 
 
 def test_two_segments_of_four_nodes_of_eight_by_hand():
@@ -160,11 +160,11 @@ def test_each_level_is_one_addend():
 
 @given(sizes, st.integers(1, 8), latencies)
 def test_in_one_node_it_is_the_plain_ring(size, replicas, latency):
-    plain = collectives.all_reduce(size, replicas, 300e9, latency)
+    plain = collectives.all_reduce(size, chips=replicas, bandwidth=300e9, latency=latency)
     assert float(exchange(size, float(replicas), 1.0, make(latency=latency))) == pytest.approx(plain, rel=1e-12)
     # So it is where a node is the whole cluster.
     alone = make(node_chips=64, segment_nodes=1, segments=1, latency=latency)
-    plain = collectives.all_reduce(size, 8 * replicas, 300e9, latency)
+    plain = collectives.all_reduce(size, chips=8 * replicas, bandwidth=300e9, latency=latency)
     assert float(exchange(size, 8.0 * replicas, 1.0, alone)) == pytest.approx(plain, rel=1e-12)
 
 
@@ -178,7 +178,7 @@ def test_nodes_of_one_segment_never_use_the_link_between(size, nodes, latency):
 def test_one_speed_everywhere_is_one_ring(size, node_chips, segment_nodes, segments, tensor):
     """Level by level moves the same bytes as one ring through all: the lower bound (n - 1) / n."""
     replicas = node_chips * segment_nodes * segments
-    plain = collectives.all_reduce(size, replicas, 1e9)
+    plain = collectives.all_reduce(size, chips=replicas, bandwidth=1e9)
     wide = make(node_chips * tensor, segment_nodes, segments, 1e9, 1e9, 1e9)
     assert float(exchange(size, float(replicas), float(tensor), wide)) == pytest.approx(plain, rel=1e-12)
 

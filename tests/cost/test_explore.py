@@ -13,7 +13,7 @@ from anatomy.cost import explore
 from anatomy.cost.efficiency import efficiency
 from anatomy.cost.explore import fronts, sweeping
 from anatomy.cost.run import rented_dollars, training_days
-from anatomy.cost.training import step
+from anatomy.cost.training import training_step
 from anatomy.specs import Cluster, Plan, Scalar, architecture, cluster
 from anatomy.specs.base import number, spec
 from hypothesis import given, settings
@@ -50,7 +50,7 @@ def bill(hours, chips, watts=400.0):
 
 def train(tensor, pipeline, micro_batch):
     plan = Plan(tensor=tensor, pipeline=pipeline, data=2.0, micro_batch=micro_batch)
-    return step(MODEL, plan, CLUSTER, batch=256.0, sequence_length=4096.0, efficiency=SHARE)
+    return training_step(MODEL, plan, CLUSTER, batch=256.0, sequence_length=4096.0, efficiency=SHARE)
 
 
 # Sweeps.
@@ -245,7 +245,7 @@ def test_elasticities_of_a_training_step_are_finite_differences():
     plan = Plan(tensor=8.0, pipeline=2.0, data=8.0, micro_batch=1.0)
 
     def seconds(cluster: Cluster, sequence):
-        return step(MODEL, plan, cluster, batch=256.0, sequence_length=sequence, efficiency=SHARE).seconds
+        return training_step(MODEL, plan, cluster, batch=256.0, sequence_length=sequence, efficiency=SHARE).seconds
 
     found = explore.elasticities(seconds, {"cluster": CLUSTER, "sequence": 4096})
     chip = CLUSTER.node.chip
@@ -428,7 +428,7 @@ def test_the_constants_of_the_cost_model_are_recovered():
     def predict(share):
         def one(t, p, b):
             plan = Plan(tensor=t, pipeline=p, data=2.0, micro_batch=b, recompute=1.0)
-            return step(MODEL, plan, CLUSTER, batch=64.0, sequence_length=2048.0, efficiency=share).seconds
+            return training_step(MODEL, plan, CLUSTER, batch=64.0, sequence_length=2048.0, efficiency=share).seconds
 
         return jax.vmap(one)(columns["t"], columns["p"], columns["b"])
 

@@ -25,7 +25,7 @@ def test_activations_are_those_of_korthikanti(h, t, sequence_parallel, s, b):
     # korthikanti2023reducing, equations 1, 2 and 4.
     a = 8.0
     layer, scores = activation_bytes(
-        plain(h, heads=a), Plan(tensor=t, micro_batch=b, sequence_parallel=sequence_parallel), s
+        plain(h, heads=a), Plan(tensor=t, micro_batch=b, sequence_parallel=sequence_parallel), sequence_length=s
     )
     expected = s * b * h * (34 / t if sequence_parallel else 10 + 24 / t)
     assert float(layer) == pytest.approx(expected)
@@ -118,6 +118,6 @@ def test_dense_layers_keep_activations_of_their_own_width():
     plan = Plan()
     dense = specs.architecture("gpt3_175b")
     mixed = dense.replace(experts=8.0, top_k=1.0, d_ff=128.0, dense_d_ff=dense.d_ff, dense_layers=dense.layers - 1)
-    kept, whole = (float(activation_bytes(m, plan, 2048.0)[0]) for m in (mixed, dense))
+    kept, whole = (float(activation_bytes(m, plan, sequence_length=2048.0)[0]) for m in (mixed, dense))
     less = 2048 * 2 * dense.mlp_matrices * (dense.d_ff - 128) / dense.layers  # one layer is narrower
     assert kept == pytest.approx(whole - less, rel=1e-12)

@@ -75,12 +75,12 @@ def test_activations_are_those_of_korthikanti(shape, s, b, t, stages):
 
 def test_grouped_heads_gates_and_experts_count_as_they_are():
     gpt3 = architecture("gpt3_175b")
-    layer, scores = activation_bytes(gpt3, floats(), 2048.0)
+    layer, scores = activation_bytes(gpt3, floats(), sequence_length=2048.0)
     assert (float(layer) / 2048 / 12288, float(scores) / 2048 / 12288) == (34, 80)  # 5 a s / h is 80 there
-    assert float(activation_bytes(gpt3, floats(fused_attention=1), 2048.0)[1]) == 0
+    assert float(activation_bytes(gpt3, floats(fused_attention=1), sequence_length=2048.0)[1]) == 0
 
     def bytes_of(model: Architecture) -> float:
-        return float(activation_bytes(model, floats(), 1.0)[0])
+        return float(activation_bytes(model, floats(), sequence_length=1.0)[0])
 
     plain, d = standard(1, 16, 64), 1024
     # Multi-query: keys and values of one head in place of 16, two bytes each.
@@ -226,7 +226,7 @@ def test_figure_1_of_the_zero_paper():
 
 def test_working_memory_is_a_layer_again_or_the_logits():
     model, s = standard(4, 8, 64, 50_000), 512
-    layer, scores = (float(part) for part in activation_bytes(model, floats(), float(s)))
+    layer, scores = (float(part) for part in activation_bytes(model, floats(), sequence_length=float(s)))
 
     def working(model: Architecture, **more: float) -> float:
         return of(compiled(model, floats(**more), 1.0, float(s)), "working")

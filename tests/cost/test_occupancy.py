@@ -53,25 +53,31 @@ def test_against_every_case_there_is(groups, group, top_k, alike, weights):
     assert chances.sum() == pytest.approx(1)
     # Which experts are touched, and how many of them, on one way and on two.
     indices = (loads > 0) @ 2 ** np.arange(4)
-    found = occupancy.touched_sets(n, weights, top_k, alike, group)
+    found = occupancy.active_sets_distribution(
+        tokens=n, weights=weights, top_k=top_k, correlation=alike, group_size=group
+    )
     assert np.asarray(found) == pytest.approx(np.bincount(indices, chances, 16), abs=1e-13)
     for ways in (1, 2, 4):
         most = (loads > 0).reshape(-1, ways, 4 // ways).sum(-1).max(-1)
-        told = occupancy.touched_of_fullest(found, ways)
+        told = occupancy.most_active_experts_distribution(found, ways=ways)
         assert np.asarray(told) == pytest.approx(np.bincount(most, chances, 4 // ways + 1), abs=1e-13)
     count = np.bincount((loads > 0).sum(1), chances, 5)
     if weights[0] == 1:
-        assert np.asarray(occupancy.touched_evenly(n, 4, top_k, alike, group)) == pytest.approx(count, abs=1e-13)
+        assert np.asarray(
+            occupancy.active_experts_distribution(tokens=n, experts=4, top_k=top_k, correlation=alike, group_size=group)
+        ) == pytest.approx(count, abs=1e-13)
     # Their expectation takes no more than the chance of each.
-    share = occupancy.visits(weights, top_k)
+    share = occupancy.inclusion_probabilities(weights, top_k=top_k)
     assert np.asarray(share) * n == pytest.approx(loads.T @ chances)
-    assert float(occupancy.touched(n, share, alike, group)) == pytest.approx(count @ np.arange(5))
+    assert float(
+        occupancy.expected_active_experts(n, probabilities=share, correlation=alike, group_size=group)
+    ) == pytest.approx(count @ np.arange(5))
     # Tokens of one expert.
-    told = occupancy.tokens_of_one(n, share[0], alike, group)
+    told = occupancy.expert_load_distribution(tokens=n, probability=share[0], correlation=alike, group_size=group)
     assert np.asarray(told) == pytest.approx(np.bincount(loads[:, 0], chances, n + 1), abs=1e-13)
     # The fullest.
     if alike == 0 and top_k < 3:
-        told = occupancy.fullest_exactly(n, weights, top_k)
+        told = occupancy.max_load_distribution(tokens=n, weights=weights, top_k=top_k)
         assert told == pytest.approx(np.bincount(loads.max(1), chances, n + 1), abs=1e-13)
 
 
@@ -79,11 +85,15 @@ def test_against_every_case_there_is(groups, group, top_k, alike, weights):
 @pytest.mark.parametrize("tokens", [1, 3, 40])
 def test_even_routing_two_ways(tokens, experts, top_k):
     """A chain of tokens, and the inversion over all sets of experts."""
-    chain = np.asarray(occupancy.touched_evenly(tokens, experts, top_k))
-    inverted = occupancy.touched_of_fullest(occupancy.touched_sets(tokens, np.ones(experts), top_k))
+    chain = np.asarray(occupancy.active_experts_distribution(tokens=tokens, experts=experts, top_k=top_k))
+    inverted = occupancy.most_active_experts_distribution(
+        occupancy.active_sets_distribution(tokens=tokens, weights=np.ones(experts), top_k=top_k)
+    )
     assert np.asarray(inverted) == pytest.approx(chain, abs=1e-12)
     assert chain.sum() == pytest.approx(1)
-    assert chain @ np.arange(experts + 1) == pytest.approx(float(routing.experts_touched(tokens, experts, top_k)))
+    assert chain @ np.arange(experts + 1) == pytest.approx(
+        float(routing.active_experts(tokens=tokens, experts=experts, top_k=top_k))
+    )
     assert chain[:top_k].sum() == pytest.approx(0, abs=1e-12)
 
 
@@ -91,23 +101,23 @@ def test_even_routing_two_ways(tokens, experts, top_k):
 @given(st.lists(st.floats(0.05, 20), min_size=8, max_size=8))
 @settings(max_examples=10)
 def test_weights_give_back_the_shares_they_were_made_of(top_k, weights):
-    share = occupancy.visits(np.array(weights), top_k)
+    share = occupancy.inclusion_probabilities(np.array(weights), top_k=top_k)
     assert float(share.sum()) == pytest.approx(top_k)
-    again = occupancy.visits(occupancy.weights_of(share, top_k), top_k)
+    again = occupancy.inclusion_probabilities(occupancy.weights_for(share, top_k=top_k), top_k=top_k)
     assert np.asarray(again) == pytest.approx(np.asarray(share), abs=2e-3)
 
 
 def test_shares_of_one_choice_are_the_weights():
-    assert np.asarray(occupancy.visits(WEIGHTS, 1)) == pytest.approx(WEIGHTS / WEIGHTS.sum())
-    assert np.asarray(occupancy.visits(np.ones(16), 2)) == pytest.approx(np.full(16, 1 / 8))
-    assert np.asarray(occupancy.weights_of(np.array([0.5, 0.5, 0.0]), 1)) == pytest.approx([1, 1, 0])
-    assert np.asarray(occupancy.zipf(3, 1.0)) == pytest.approx([1, 1 / 2, 1 / 3])
+    assert np.asarray(occupancy.inclusion_probabilities(WEIGHTS, top_k=1)) == pytest.approx(WEIGHTS / WEIGHTS.sum())
+    assert np.asarray(occupancy.inclusion_probabilities(np.ones(16), top_k=2)) == pytest.approx(np.full(16, 1 / 8))
+    assert np.asarray(occupancy.weights_for(np.array([0.5, 0.5, 0.0]), top_k=1)) == pytest.approx([1, 1, 0])
+    assert np.asarray(occupancy.zipf(experts=3, exponent=1.0)) == pytest.approx([1, 1 / 2, 1 / 3])
 
 
 @settings(max_examples=30)
 @given(st.floats(0, 1), st.floats(0.01, 0.99), st.integers(1, 50))
 def test_a_group_lies_between_one_choice_and_as_many_as_its_tokens(alike, z, group):
-    for nobody in (occupancy.copying, occupancy.urn):
+    for nobody in (occupancy.copying_group, occupancy.polya_urn):
         alone, together, between = (float(nobody(z, rho, group)) for rho in (0.0, 1.0, alike))
         assert alone == pytest.approx(z**group, rel=1e-5, abs=1e-12)
         assert together == pytest.approx(z, rel=1e-5)
@@ -121,82 +131,141 @@ def test_the_urn_is_that_of_dirichlet_and_polya():
     group, p, rho = 7, 0.3, 0.2
     a = 1 / rho - 1
     law = betabinom(group, a * p, a * (1 - p))
-    assert float(occupancy.urn(1 - p, rho, group)) == pytest.approx(law.pmf(0))
+    assert float(occupancy.polya_urn(1 - p, correlation=rho, group_size=group)) == pytest.approx(law.pmf(0))
     rng = np.random.default_rng(0)
     popularity = rng.dirichlet(a * np.full(8, 1 / 8), 4000)
     went = np.array([rng.choice(8, group, p=one) for one in popularity])
     hit = np.mean([len(set(one)) for one in went])
-    assert float(occupancy.touched(group, np.full(8, 1 / 8), rho, group, occupancy.urn)) == pytest.approx(hit, rel=0.02)
+    assert float(
+        occupancy.expected_active_experts(
+            group, probabilities=np.full(8, 1 / 8), correlation=rho, group_size=group, untouched=occupancy.polya_urn
+        )
+    ) == pytest.approx(hit, rel=0.02)
 
 
 @pytest.mark.parametrize("alike, group", [(0.0, 1), (0.3, 8), (1.0, 4), (0.05, 64)])
 def test_spread_of_one_expert_has_the_design_effect(alike, group):
     n, p = 64, 1 / 8
-    law = np.asarray(occupancy.tokens_of_one(n, p, alike, group))
+    law = np.asarray(occupancy.expert_load_distribution(tokens=n, probability=p, correlation=alike, group_size=group))
     count = np.arange(n + 1)
     mean = law @ count
     assert law.sum() == pytest.approx(1) and mean == pytest.approx(n * p)
     spread = (law @ (count - mean) ** 2) ** 0.5
-    assert spread == pytest.approx(float(routing.spread_per_expert(n, 16.0, 2.0, alike, group)))
+    assert spread == pytest.approx(
+        float(routing.load_standard_deviation(tokens=n, experts=16.0, top_k=2.0, correlation=alike, group_size=group))
+    )
     if alike == 0:
         assert law == pytest.approx(binom(n, p).pmf(count), abs=1e-13)
 
 
 @pytest.mark.parametrize("tokens, experts, top_k", [(8, 16, 2), (32, 16, 2), (64, 16, 1), (256, 8, 1)])
 def test_the_fullest_is_what_the_approximation_is_near(tokens, experts, top_k):
-    law = occupancy.fullest_exactly(tokens, np.ones(experts), top_k)
+    law = occupancy.max_load_distribution(tokens=tokens, weights=np.ones(experts), top_k=top_k)
     assert law.sum() == pytest.approx(1) and law.min() > -1e-12
     mean = law @ np.arange(tokens + 1)
-    assert float(routing.fullest_expert(tokens, experts, top_k)) == pytest.approx(mean, rel=0.02)
+    assert float(routing.max_load(tokens=tokens, experts=experts, top_k=top_k)) == pytest.approx(mean, rel=0.02)
 
 
 def test_skew_fills_one_expert_and_touches_fewer():
     means, hits = [], []
     for s in (0.0, 0.5, 1.0, 2.0):
-        weights = np.asarray(occupancy.zipf(16, s))
-        means.append(occupancy.fullest_exactly(16, weights, 2) @ np.arange(17))
-        hits.append(float(occupancy.touched(16, occupancy.visits(weights, 2))))
+        weights = np.asarray(occupancy.zipf(experts=16, exponent=s))
+        means.append(occupancy.max_load_distribution(tokens=16, weights=weights, top_k=2) @ np.arange(17))
+        hits.append(
+            float(
+                occupancy.expected_active_experts(16, probabilities=occupancy.inclusion_probabilities(weights, top_k=2))
+            )
+        )
     assert means == sorted(means) and hits == sorted(hits, reverse=True)
 
 
 def test_jit_vmap_and_grad_agree_with_plain_calls():
-    share = occupancy.visits(WEIGHTS, 2)
-    plain = [float(occupancy.touched(n, share, 0.2, 2.0)) for n in (2.0, 8.0)]
+    share = occupancy.inclusion_probabilities(WEIGHTS, top_k=2)
+    plain = [
+        float(occupancy.expected_active_experts(n, probabilities=share, correlation=0.2, group_size=2.0))
+        for n in (2.0, 8.0)
+    ]
     assert np.asarray(
-        jax.vmap(lambda n: occupancy.touched(n, share, 0.2, 2.0))(jnp.array([2.0, 8.0]))
+        jax.vmap(lambda n: occupancy.expected_active_experts(n, probabilities=share, correlation=0.2, group_size=2.0))(
+            jnp.array([2.0, 8.0])
+        )
     ) == pytest.approx(plain)
-    law = jax.jit(jax.vmap(lambda n: occupancy.touched_evenly(n, 16, 2)))(jnp.array([1, 8, 4096]))
-    assert np.asarray(law[1]) == pytest.approx(np.asarray(occupancy.touched_evenly(8, 16, 2)))
-    slope = float(jax.grad(lambda rho: occupancy.touched(8.0, share, rho, 4.0))(0.2))
-    step = float(occupancy.touched(8.0, share, 0.2001, 4.0) - occupancy.touched(8.0, share, 0.1999, 4.0)) / 2e-4
+    law = jax.jit(jax.vmap(lambda n: occupancy.active_experts_distribution(tokens=n, experts=16, top_k=2)))(
+        jnp.array([1, 8, 4096])
+    )
+    assert np.asarray(law[1]) == pytest.approx(
+        np.asarray(occupancy.active_experts_distribution(tokens=8, experts=16, top_k=2))
+    )
+    slope = float(
+        jax.grad(
+            lambda rho: occupancy.expected_active_experts(8.0, probabilities=share, correlation=rho, group_size=4.0)
+        )(0.2)
+    )
+    step = (
+        float(
+            occupancy.expected_active_experts(8.0, probabilities=share, correlation=0.2001, group_size=4.0)
+            - occupancy.expected_active_experts(8.0, probabilities=share, correlation=0.1999, group_size=4.0)
+        )
+        / 2e-4
+    )
     assert slope == pytest.approx(step, rel=1e-5) and slope < 0
 
 
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: occupancy.touched(8, [0.5, 1.5]), r"touched.share is 1.5; allowed: a number at least 0 and at most 1"),
-        (lambda: occupancy.touched(8, [0.5], alike=-0.1), "touched.alike is -0.1"),
-        (lambda: occupancy.touched(8, [0.5], group=0.5), "touched.group is 0.5"),
-        (lambda: occupancy.touched_evenly(8, 16, 17), "touched_evenly.top_k is 17; allowed: a whole number at least 1"),
-        (lambda: occupancy.touched_sets(8, np.ones(21), 2), "touched_sets.experts is 21; allowed"),
         (
-            lambda: occupancy.touched_of_fullest(np.ones(16) / 16, 3),
+            lambda: occupancy.expected_active_experts(8, probabilities=[0.5, 1.5]),
+            r"touched.share is 1.5; allowed: a number at least 0 and at most 1",
+        ),
+        (lambda: occupancy.expected_active_experts(8, probabilities=[0.5], correlation=-0.1), "touched.alike is -0.1"),
+        (lambda: occupancy.expected_active_experts(8, probabilities=[0.5], group_size=0.5), "touched.group is 0.5"),
+        (
+            lambda: occupancy.active_experts_distribution(tokens=8, experts=16, top_k=17),
+            "touched_evenly.top_k is 17; allowed: a whole number at least 1",
+        ),
+        (
+            lambda: occupancy.active_sets_distribution(tokens=8, weights=np.ones(21), top_k=2),
+            "touched_sets.experts is 21; allowed",
+        ),
+        (
+            lambda: occupancy.most_active_experts_distribution(np.ones(16) / 16, ways=3),
             r"ways is 3; allowed: a divisor of the experts \(4\)",
         ),
-        (lambda: occupancy.tokens_of_one(8, 0.5, 0.1, 3), r"group is 3; allowed: a divisor of tokens \(8\)"),
-        (lambda: occupancy.fullest_exactly(33, np.ones(4), 2), "fullest_exactly.tokens is 33; allowed"),
-        (lambda: occupancy.fullest_exactly(8, np.ones(4), 3), "fullest_exactly.top_k is 3; allowed"),
-        (lambda: occupancy.visits(-WEIGHTS, 2), "visits.weights is -3; allowed: a number at least 0"),
-        (lambda: occupancy.weights_of([2.0, 0.0], 1), "weights_of.share is 2"),
-        (lambda: occupancy.weights_of([0.9, 0.1, 0.1], 2), "weights_of.scaled_share is 1.6"),
         (
-            lambda: occupancy.weights_of([1.0, 0.0], 2),
+            lambda: occupancy.expert_load_distribution(tokens=8, probability=0.5, correlation=0.1, group_size=3),
+            r"group is 3; allowed: a divisor of tokens \(8\)",
+        ),
+        (
+            lambda: occupancy.max_load_distribution(tokens=33, weights=np.ones(4), top_k=2),
+            "fullest_exactly.tokens is 33; allowed",
+        ),
+        (
+            lambda: occupancy.max_load_distribution(tokens=8, weights=np.ones(4), top_k=3),
+            "fullest_exactly.top_k is 3; allowed",
+        ),
+        (
+            lambda: occupancy.inclusion_probabilities(-WEIGHTS, top_k=2),
+            "visits.weights is -3; allowed: a number at least 0",
+        ),
+        (lambda: occupancy.weights_for([2.0, 0.0], top_k=1), "weights_of.share is 2"),
+        (lambda: occupancy.weights_for([0.9, 0.1, 0.1], top_k=2), "weights_of.scaled_share is 1.6"),
+        (
+            lambda: occupancy.weights_for([1.0, 0.0], top_k=2),
             "weights_of.top_k is 2; allowed",
         ),
-        (lambda: occupancy.visits(np.ones(3), 5), r"visits.top_k is 5; .* at most 3 \(experts with a weight\)"),
-        (lambda: occupancy.touched_sets(2, [1.0, 0.0], 2), r"touched_sets.top_k is 2; .* at most 1"),
-        (lambda: occupancy.fullest_exactly(4, np.ones(1), 2), r"fullest_exactly.top_k is 2; .* at most 1"),
+        (
+            lambda: occupancy.inclusion_probabilities(np.ones(3), top_k=5),
+            r"visits.top_k is 5; .* at most 3 \(experts with a weight\)",
+        ),
+        (
+            lambda: occupancy.active_sets_distribution(tokens=2, weights=[1.0, 0.0], top_k=2),
+            r"touched_sets.top_k is 2; .* at most 1",
+        ),
+        (
+            lambda: occupancy.max_load_distribution(tokens=4, weights=np.ones(1), top_k=2),
+            r"fullest_exactly.top_k is 2; .* at most 1",
+        ),
     ],
 )
 def test_nonsense_is_refused(call, words):

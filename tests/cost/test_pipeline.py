@@ -47,32 +47,34 @@ def lay_out(p: int, m: int, gpipe: bool = False) -> tuple[float, int]:
 @given(stages, batches, st.booleans())
 def test_the_bubble_is_that_of_the_schedule(p, m, gpipe):
     length, _ = lay_out(p, m, gpipe)
-    assert length == pytest.approx(3 * (m + bubble(p)))
-    assert bubble_fraction(p, m) == pytest.approx(1 - 3 * m / length)
+    assert length == pytest.approx(3 * (m + bubble(stages=p)))
+    assert bubble_fraction(stages=p, micro_batches=m) == pytest.approx(1 - 3 * m / length)
 
 
 @given(stages, batches)
 def test_activations_in_flight_are_those_of_the_schedule(p, m):
-    assert float(in_flight(p, m)) == lay_out(p, m)[1]
-    assert float(in_flight(p, m, gpipe=1.0)) == lay_out(p, m, gpipe=True)[1]
+    assert float(in_flight(stages=p, micro_batches=m)) == lay_out(p, m)[1]
+    assert float(in_flight(stages=p, micro_batches=m, gpipe=1.0)) == lay_out(p, m, gpipe=True)[1]
 
 
 @given(stages, batches, st.integers(1, 8))
 def test_chunks_shrink_the_bubble_and_cost_memory(p, m, v):
-    assert bubble_fraction(p, m, v) <= bubble_fraction(p, m)
-    assert float(in_flight(p, m, v)) >= float(in_flight(p, m)) * (1 - 1e-12)
+    assert bubble_fraction(stages=p, micro_batches=m, chunks=v) <= bubble_fraction(stages=p, micro_batches=m)
+    assert float(in_flight(stages=p, micro_batches=m, chunks=v)) >= float(in_flight(stages=p, micro_batches=m)) * (
+        1 - 1e-12
+    )
 
 
 def test_one_stage_never_waits():
-    assert bubble(1.0) == 0.0 and bubble_fraction(1.0, 7.0) == 0.0
+    assert bubble(stages=1.0) == 0.0 and bubble_fraction(stages=1.0, micro_batches=7.0) == 0.0
 
 
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: bubble(4, 0), "pipeline.chunks is 0; allowed: a number at least 1"),
-        (lambda: bubble_fraction(-15, 3), "pipeline.stages is -15; allowed: a number at least 1"),
-        (lambda: in_flight(4, -2), "pipeline.micro_batches is -2; allowed: a number above 0"),
+        (lambda: bubble(stages=4, chunks=0), "pipeline.chunks is 0; allowed: a number at least 1"),
+        (lambda: bubble_fraction(stages=-15, micro_batches=3), "pipeline.stages is -15; allowed: a number at least 1"),
+        (lambda: in_flight(stages=4, micro_batches=-2), "pipeline.micro_batches is -2; allowed: a number above 0"),
     ],
 )
 def test_absurd_input_is_an_error_that_names_it(call, words):

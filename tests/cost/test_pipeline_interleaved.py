@@ -60,28 +60,32 @@ def test_formulas_are_the_schedule(p, group, v):
     m = group * p  # Megatron demands a multiple
     ticks, peak = lay_out(p, m, v)
     of_a_micro_batch = v * (FORWARD + BACKWARD)
-    assert bubble(p, v) * of_a_micro_batch == pytest.approx(ticks - m * of_a_micro_batch, abs=1e-9)
-    assert bubble_fraction(p, m, v) == pytest.approx(1 - m * of_a_micro_batch / ticks, abs=1e-12)
+    assert bubble(stages=p, chunks=v) * of_a_micro_batch == pytest.approx(ticks - m * of_a_micro_batch, abs=1e-9)
+    assert bubble_fraction(stages=p, micro_batches=m, chunks=v) == pytest.approx(
+        1 - m * of_a_micro_batch / ticks, abs=1e-12
+    )
     # A stage has v chunks: what it holds, in whole stages, is a v-th. The first one holds most.
     assert max(peak) == peak[0]
-    assert float(in_flight(p, m, v)) == pytest.approx(peak[0] / v, rel=1e-12)
+    assert float(in_flight(stages=p, micro_batches=m, chunks=v)) == pytest.approx(peak[0] / v, rel=1e-12)
 
 
 def test_one_chunk_is_one_f_one_b_and_not_the_long_warm_up():
     """In this order one chunk is as fast and holds 2 p - 1 where 1F1B holds p; the formula means 1F1B."""
     ticks, peak = lay_out(4, 8, 1)
-    assert ticks == 3 * (8 + bubble(4))
-    assert (peak[0], float(in_flight(4, 8))) == (7, 4)
+    assert ticks == 3 * (8 + bubble(stages=4))
+    assert (peak[0], float(in_flight(stages=4, micro_batches=8))) == (7, 4)
 
 
 def test_the_papers_figures():
     # narayanan2021megatron, figure 4: 4 stages, 8 micro-batches; 3 of 11 parts idle, with 2 chunks 3 of 19.
-    assert bubble_fraction(4, 8) == pytest.approx(3 / 11)
-    assert bubble_fraction(4, 8, 2) == pytest.approx(3 / 19)
+    assert bubble_fraction(stages=4, micro_batches=8) == pytest.approx(3 / 11)
+    assert bubble_fraction(stages=4, micro_batches=8, chunks=2) == pytest.approx(3 / 19)
     # huang2019gpipe, section 2.3: negligible where m >= 4 p, here less than a fifth.
-    assert all(bubble_fraction(p, 4 * p) < 0.2 for p in range(1, 100))
+    assert all(bubble_fraction(stages=p, micro_batches=4 * p) < 0.2 for p in range(1, 100))
     # korthikanti2023reducing, section 4.2.3: 1 + (p - 1) / (p v) times as much; its 530B model has p = 35, v = 3.
-    assert float(in_flight(35, 280, 3)) / float(in_flight(35, 280)) == pytest.approx(1 + 34 / 105)
+    assert float(in_flight(stages=35, micro_batches=280, chunks=3)) / float(
+        in_flight(stages=35, micro_batches=280)
+    ) == pytest.approx(1 + 34 / 105)
 
 
 counts = st.integers(1, 200)
@@ -89,10 +93,10 @@ counts = st.integers(1, 200)
 
 @given(counts, counts, counts, counts)
 def test_more_micro_batches_and_chunks_shrink_the_bubble_and_more_stages_do_not(p, m, v, more):
-    now = bubble_fraction(p, m, v)
+    now = bubble_fraction(stages=p, micro_batches=m, chunks=v)
     assert 0 <= now < 1 and (now == 0) == (p == 1)
-    assert bubble_fraction(p + more, m, v) > now
+    assert bubble_fraction(stages=p + more, micro_batches=m, chunks=v) > now
     if p > 1:
-        assert bubble_fraction(p, m + more, v) < now
-        assert bubble_fraction(p, m, v + more) < now
-        assert bubble(p, v + more) < bubble(p, v)
+        assert bubble_fraction(stages=p, micro_batches=m + more, chunks=v) < now
+        assert bubble_fraction(stages=p, micro_batches=m, chunks=v + more) < now
+        assert bubble(stages=p, chunks=v + more) < bubble(stages=p, chunks=v)

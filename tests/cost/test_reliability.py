@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy.cost import reliability
-from anatomy.cost.reliability import Failures, WallTime, published
+from anatomy.cost.reliability import Failures, WallTime, published_failures
 from anatomy.specs import catalogue
 from hypothesis import given
 
@@ -21,11 +21,11 @@ goodput, lost, best_interval, young_interval, daly_interval, between_failures = 
     jax.jit,
     (
         reliability.goodput,
-        reliability.lost,
+        reliability.wall_time_shares,
         reliability.best_interval,
         reliability.young_interval,
         reliability.daly_interval,
-        reliability.between_failures,
+        reliability.mean_time_between_failures,
     ),
 )
 
@@ -132,8 +132,8 @@ def test_series_and_formula_meet_with_their_slopes(attempt):
 # The closed form against runs that are played through.
 
 PLAYED = {
-    "Llama 3": (published("llama3", 10.0, 600.0), 2048.0, 465.0),
-    "25,000 A100": (published("rsc1", 60.0, 900.0), 3125.0, 1800.0),
+    "Llama 3": (published_failures("llama3", write=10.0, restart=600.0), 2048.0, 465.0),
+    "25,000 A100": (published_failures("rsc1", write=60.0, restart=900.0), 3125.0, 1800.0),
     "Daly, figure 3": (with_mean(24.0, 300.0, 600.0), 1.0, 7000.0),
     "Daly, figure 5: fails every quarter of an hour": (with_mean(0.25, 300.0, 600.0), 1.0, 550.0),
     "restart longer than between failures": (with_mean(0.1, 20.0, 720.0), 1.0, 100.0),
@@ -146,7 +146,7 @@ PLAYED = {
 def test_simulated_runs_agree_within_their_scatter(case):
     kind, n, interval = PLAYED[case]
     intervals = 100
-    runs = reliability.simulate(kind, n, interval, intervals * interval, seed=1, runs=2000)
+    runs = reliability.simulate_failures(kind, nodes=n, interval=interval, work=intervals * interval, seed=1, runs=2000)
     np.testing.assert_allclose(runs.useful, intervals * interval)
     np.testing.assert_allclose(runs.writing, intervals * kind.write)
     expected = intervals * interval / float(goodput(kind, n, interval))
@@ -159,24 +159,29 @@ def test_simulated_runs_agree_within_their_scatter(case):
 
 
 def test_a_simulation_without_failures_is_the_work_and_its_checkpoints():
-    runs = reliability.simulate(Failures(rate=0.0, write=5.0, restart=9.0), 100, 60.0, work=301.0, runs=3)
+    runs = reliability.simulate_failures(
+        Failures(rate=0.0, write=5.0, restart=9.0), nodes=100, interval=60.0, work=301.0, runs=3
+    )
     np.testing.assert_array_equal(runs.total, 6 * 65.0)  # 301 seconds are six intervals
     np.testing.assert_array_equal(runs.rework + runs.restart, 0)
 
 
 def test_simulations_are_repeatable_and_differ_by_seed():
-    first, again, other = (reliability.simulate(SAMPLE, 2000, 600.0, DAY, seed, runs=5).total for seed in (0, 0, 1))
+    first, again, other = (
+        reliability.simulate_failures(SAMPLE, nodes=2000, interval=600.0, work=DAY, seed=seed, runs=5).total
+        for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first, again)
     assert len({*first, *other}) == 10
 
 
 def test_what_cannot_be_simulated_is_refused():
     with pytest.raises(ValueError, match=r"simulate\.interval is 0; allowed: a finite number above 0"):
-        reliability.simulate(SAMPLE, 2000, 0.0, DAY)
+        reliability.simulate_failures(SAMPLE, nodes=2000, interval=0.0, work=DAY)
     with pytest.raises(ValueError, match=r"simulate\.work is -1; allowed"):
-        reliability.simulate(SAMPLE, 2000, 600.0, -1.0)
+        reliability.simulate_failures(SAMPLE, nodes=2000, interval=600.0, work=-1.0)
     with pytest.raises(ValueError, match=r"failures expected in a run is inf; allowed: at most 1e\+06"):
-        reliability.simulate(with_mean(0.001, 600.0, 600.0), 1000, 3600.0, DAY)
+        reliability.simulate_failures(with_mean(0.001, 600.0, 600.0), nodes=1000, interval=3600.0, work=DAY)
 
 
 # The best interval.
@@ -238,11 +243,11 @@ def test_daly_where_writing_takes_longer_than_failing():
 
 
 def hours_between(key: str, n: float) -> float:
-    return float(between_failures(published(key, 10.0, 600.0), n)) / HOUR
+    return float(between_failures(published_failures(key, write=10.0, restart=600.0), n)) / HOUR
 
 
 def at_best(key: str, n: float) -> float:
-    kind = published(key, 10.0, 600.0)
+    kind = published_failures(key, write=10.0, restart=600.0)
     return float(goodput(kind, n, best_interval(kind, n)))
 
 
@@ -263,7 +268,7 @@ def test_the_authors_project_the_same_time_between_failures(gpus, hours):
 
 
 def test_published_rates_for_a_thousand_node_days():
-    rates = {key: published(key, 0, 0).rate * 1000 * DAY for key in catalogue.table("failures")}
+    rates = {key: published_failures(key, write=0, restart=0).rate * 1000 * DAY for key in catalogue.table("failures")}
     assert rates == pytest.approx({"rsc1": 6.5, "llama3": 3.789, "opt_175b": 13.88}, rel=1e-3)
 
 
@@ -276,9 +281,9 @@ def test_opt_is_the_hundred_restarts_of_a_small_cluster():
 def test_every_rate_has_a_source(references):
     for key in catalogue.table("failures"):
         assert catalogue.source_of("failures", key, "failures") in references
-        assert published(key, 10, 600).rate > 0
+        assert published_failures(key, write=10, restart=600).rate > 0
     with pytest.raises(KeyError, match="failures entry 'lama3'; nearest: llama3"):
-        published("lama3", 10.0, 600.0)
+        published_failures("lama3", write=10.0, restart=600.0)
 
 
 # Under the transforms.
@@ -286,7 +291,10 @@ def test_every_rate_has_a_source(references):
 
 def test_jit_vmap_and_plain_agree():
     counts = jnp.array([1.0, 128.0, 2048.0, 3125.0, 20_000.0])
-    for function in (lambda n: reliability.goodput(SAMPLE, n, 900.0), lambda n: reliability.best_interval(SAMPLE, n)):
+    for function in (
+        lambda n: reliability.goodput(SAMPLE, nodes=n, interval=900.0),
+        lambda n: reliability.best_interval(SAMPLE, nodes=n),
+    ):
         plain = [function(float(n)) for n in counts]
         np.testing.assert_allclose(jax.vmap(function)(counts), plain, rtol=1e-13)
         np.testing.assert_allclose(function(counts), plain, rtol=1e-13)  # over arrays too
@@ -295,7 +303,10 @@ def test_jit_vmap_and_plain_agree():
 
 slopes = jax.jit(jax.grad(reliability.goodput, argnums=(0, 1, 2)))
 slopes_at_best = jax.jit(
-    jax.grad(lambda kind, n: reliability.goodput(kind, n, reliability.best_interval(kind, n)), argnums=(0, 1))
+    jax.grad(
+        lambda kind, n: reliability.goodput(kind, nodes=n, interval=reliability.best_interval(kind, nodes=n)),
+        argnums=(0, 1),
+    )
 )
 
 
@@ -313,8 +324,14 @@ def of_logs(logs):
     """What is to be differentiated, by the logarithms of rate, write, restart, nodes and interval."""
     rate, write, restart, n, interval = jnp.exp(logs)
     kind = Failures(rate=rate, write=write, restart=restart)
-    best = reliability.best_interval(kind, n)
-    return jnp.stack([reliability.goodput(kind, n, interval), reliability.goodput(kind, n, best), jnp.log(best)])
+    best = reliability.best_interval(kind, nodes=n)
+    return jnp.stack(
+        [
+            reliability.goodput(kind, nodes=n, interval=interval),
+            reliability.goodput(kind, nodes=n, interval=best),
+            jnp.log(best),
+        ]
+    )
 
 
 elasticities = jax.jit(jax.jacfwd(of_logs))
@@ -331,7 +348,9 @@ def test_at_the_best_interval_goodput_is_flat():
     best = best_interval(SAMPLE, 2048.0)
     assert float(slopes(SAMPLE, 2048.0, best)[2]) == pytest.approx(0, abs=1e-15)
     # The square root: checkpoints that are written four times as fast are best written twice as often.
-    elasticity = jax.grad(lambda w: jnp.log(reliability.best_interval(dataclasses.replace(SAMPLE, write=w), 1.0)))(30.0)
+    elasticity = jax.grad(
+        lambda w: jnp.log(reliability.best_interval(dataclasses.replace(SAMPLE, write=w), nodes=1.0))
+    )(30.0)
     assert 30 * float(elasticity) == pytest.approx(0.5, abs=1e-3)
 
 
@@ -341,7 +360,12 @@ def test_absurd_failures_are_an_error():
 
 
 @pytest.mark.parametrize(
-    "ask", [reliability.between_failures, reliability.best_interval, lambda f, n: reliability.goodput(f, n, 100.0)]
+    "ask",
+    [
+        reliability.mean_time_between_failures,
+        reliability.best_interval,
+        lambda f, n: reliability.goodput(f, nodes=n, interval=100.0),
+    ],
 )
 def test_absurd_nodes_are_an_error_that_names_them(ask):
     with pytest.raises(ValueError, match=r"reliability.nodes is -5; allowed: a number above 0"):
@@ -350,4 +374,4 @@ def test_absurd_nodes_are_an_error_that_names_them(ask):
 
 def test_an_absurd_interval_is_an_error_that_names_it():
     with pytest.raises(ValueError, match=r"reliability.interval is -100; allowed: a number at least 0"):
-        reliability.goodput(Failures(rate=1e-7, write=30, restart=300), 5, -100.0)
+        reliability.goodput(Failures(rate=1e-7, write=30, restart=300), nodes=5, interval=-100.0)

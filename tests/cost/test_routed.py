@@ -10,7 +10,7 @@ from anatomy.cost.routed import (
     balanced_batch,
     bytes_read,
     chips_to_hold,
-    decode_step,
+    decode_roofline,
     dollars_per_token,
     routed_law,
 )
@@ -90,15 +90,15 @@ def test_a_dense_model_reads_all_its_weights_once():
     dense = GPT4.replace(experts=1.0, top_k=1.0)
     table = dense.parameters.embedding
     for batch in (1.0, 1000.0):
-        assert float(bytes_read(dense, batch)) == pytest.approx(2 * (dense.parameters.total - table))
+        assert float(bytes_read(dense, tokens=batch)) == pytest.approx(2 * (dense.parameters.total - table))
 
 
 @given(st.integers(1, 2000))
 def test_a_batch_reads_what_its_tokens_visit(batch):
-    read, parts = float(bytes_read(GPT4, batch, 1.0)), GPT4.parameters
+    read, parts = float(bytes_read(GPT4, tokens=batch, bytes_per_parameter=1.0)), GPT4.parameters
     assert parts.active - parts.embedding <= read * (1 + 1e-12)
     assert read <= parts.total - parts.embedding
-    assert read < float(bytes_read(GPT4, batch + 1, 1.0)) or batch > 200
+    assert read < float(bytes_read(GPT4, tokens=batch + 1, bytes_per_parameter=1.0)) or batch > 200
     if batch == 1:
         assert read == pytest.approx(parts.active - parts.embedding)
 
@@ -107,15 +107,20 @@ def test_a_batch_reads_what_its_tokens_visit(batch):
 def test_chips_cancel_in_the_price(batch, chips, experts):
     model = GPT4.replace(experts=experts)
     one, many = (
-        float(dollars_per_token(decode_step(model, batch, A100, n), batch, n, 1.0)) for n in (1.0, float(chips))
+        float(
+            dollars_per_token(
+                decode_roofline(model, batch=batch, chip=A100, chips=n), batch=batch, chips=n, dollars_per_hour=1.0
+            )
+        )
+        for n in (1.0, float(chips))
     )
     assert one == pytest.approx(many, rel=1e-12)
 
 
 @pytest.mark.parametrize("experts", [16.0, 64.0, 128.0])
 def test_the_balanced_batch_is_where_the_two_costs_meet(experts):
-    batch = float(balanced_batch(experts, 2.0, A100))
-    step = decode_step(GPT4.replace(experts=experts), batch, A100)
+    batch = float(balanced_batch(experts=experts, top_k=2.0, chip=A100))
+    step = decode_roofline(GPT4.replace(experts=experts), batch=batch, chip=A100)
     # Attention is shared by all tokens, so that it is bound by arithmetic there.
     assert 0.5 < float(step.read / step.compute) < 1
     assert float(step.utilisation) == 1
@@ -127,7 +132,14 @@ def test_the_balanced_batch_is_where_the_two_costs_meet(experts):
 @given(st.floats(1, 1e5))
 def test_more_experts_never_cost_less(batch):
     prices = [
-        float(dollars_per_token(decode_step(GPT4.replace(experts=e), batch, A100), batch, 1.0, 1.0))
+        float(
+            dollars_per_token(
+                decode_roofline(GPT4.replace(experts=e), batch=batch, chip=A100),
+                batch=batch,
+                chips=1.0,
+                dollars_per_hour=1.0,
+            )
+        )
         for e in (2.0, 16.0, 64.0, 128.0)
     ]
     assert prices == pytest.approx(sorted(prices), rel=1e-5)
@@ -136,14 +148,16 @@ def test_more_experts_never_cost_less(batch):
 def test_chips_that_hold_the_weights():
     # 1.83e12 parameters at two bytes in memories of 40 GB: 91.6 chips, so twelve boxes of eight.
     assert float(chips_to_hold(GPT4, A100)) == 96
-    assert float(chips_to_hold(GPT4, A100, 1.0)) == 48
+    assert float(chips_to_hold(GPT4, A100, bytes_per_parameter=1.0)) == 48
     assert float(chips_to_hold(GPT4, A100, boxes_of=1.0)) == np.ceil(2 * GPT4.parameters.total / 40e9)
     assert float(chips_to_hold(GPT4, A100, share=0.5)) == 184
 
 
 def test_jit_vmap_and_plain_agree():
     def price(batch):
-        return dollars_per_token(decode_step(GPT4, batch, A100), batch, 1.0, 1.0)
+        return dollars_per_token(
+            decode_roofline(GPT4, batch=batch, chip=A100), batch=batch, chips=1.0, dollars_per_hour=1.0
+        )
 
     batches = jnp.array([1.0, 64.0, 4096.0])
     plain = [float(price(b)) for b in batches]

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import jax
 import pytest
 from anatomy.cost.efficiency import efficiency
-from anatomy.cost.reliability import Failures, best_interval, goodput, published
+from anatomy.cost.reliability import Failures, best_interval, goodput, published_failures
 from anatomy.cost.run import (
     Prices,
     ramp_steps,
@@ -17,7 +17,7 @@ from anatomy.cost.run import (
     training_run,
     utilisation,
 )
-from anatomy.cost.training import step
+from anatomy.cost.training import training_step
 from anatomy.specs import Plan, architecture, chip, cluster
 from anatomy.specs.units import DAY
 from hypothesis import given
@@ -79,7 +79,7 @@ def test_rent_is_chips_times_hours():
 GPT3, CLUSTER = architecture("gpt3_175b"), cluster("a100_sxm_80gb", 128)
 PLAN = Plan(tensor=8.0, pipeline=8.0, data=16.0, recompute=2.0)
 NEVER = Failures(rate=0.0, write=0.0, restart=0.0)
-SOMETIMES = published("rsc1", 30.0, 300.0)
+SOMETIMES = published_failures("rsc1", write=30.0, restart=300.0)
 PRICES = Prices(rent=1.5, purchase=20_000.0, years=4.0, watts=800.0, energy=0.07)
 SIZE = {"batch": 1536.0, "sequence_length": 2048.0, "efficiency": efficiency("a100_sxm_80gb")}
 TOKENS = 300e9
@@ -90,7 +90,7 @@ def run(failures=SOMETIMES, prices=PRICES, tokens=TOKENS, **ramp):
 
 
 def test_without_failures_and_ramp_a_run_is_its_steps():
-    made, one = run(NEVER), step(GPT3, PLAN, CLUSTER, **SIZE)
+    made, one = run(NEVER), training_step(GPT3, PLAN, CLUSTER, **SIZE)
     assert float(made.steps) == pytest.approx(TOKENS / (1536 * 2048))
     assert float(made.seconds) == pytest.approx(float(made.steps * one.seconds), rel=1e-12)
     assert float(made.goodput) == 1 and float(made.mfu) == pytest.approx(float(one.mfu), rel=1e-12)
@@ -99,7 +99,7 @@ def test_without_failures_and_ramp_a_run_is_its_steps():
 def test_failures_come_on_top():
     made, free = run(), run(NEVER)
     nodes = 1024 / 8
-    share = float(goodput(SOMETIMES, nodes, best_interval(SOMETIMES, nodes)))
+    share = float(goodput(SOMETIMES, nodes=nodes, interval=best_interval(SOMETIMES, nodes=nodes)))
     assert float(made.training) == pytest.approx(float(free.seconds), rel=1e-12)
     assert float(made.goodput) == pytest.approx(share, rel=1e-12)
     parts = (made.training, made.writing, made.rework, made.restart)
@@ -120,7 +120,7 @@ def test_a_ramp_is_the_sum_of_its_steps():
     """Played through: each step takes its batch, which grows with the tokens seen."""
     start, ramp = 64.0, 6e9
     seen, steps, seconds = 0.0, 0, 0.0
-    one, two = (float(step(GPT3, PLAN, CLUSTER, **SIZE | {"batch": b}).seconds) for b in (1000.0, 1001.0))
+    one, two = (float(training_step(GPT3, PLAN, CLUSTER, **SIZE | {"batch": b}).seconds) for b in (1000.0, 1001.0))
     while seen < ramp:
         batch = start + (1536 - start) * seen / ramp
         seen, steps, seconds = seen + batch * 2048, steps + 1, seconds + one + (two - one) * (batch - 1000)

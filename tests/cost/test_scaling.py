@@ -89,13 +89,13 @@ def test_loss_falls_in_both_and_never_below_its_floor(key, n, d, factor):
 
 def test_draws_reproduce_the_published_error_of_the_exponent():
     row = catalogue.entry("scaling", "besiroglu")
-    draws = exponent(published_fits("besiroglu", 40_000))
+    draws = exponent(published_fits("besiroglu", draws=40_000))
     assert np.std(draws) == pytest.approx(row["optimum_exponent_error"], rel=0.15)
     assert np.mean(draws) == pytest.approx(row["optimum_exponent"], abs=0.001)
 
 
 def test_draws_have_the_published_errors_one_by_one():
-    fit, errors = published_fits("besiroglu", 40_000), catalogue.entry("scaling", "besiroglu")["standard_errors"]
+    fit, errors = published_fits("besiroglu", draws=40_000), catalogue.entry("scaling", "besiroglu")["standard_errors"]
     centre = chinchilla("besiroglu")
     for name in ("E", "alpha", "beta"):
         assert np.std(getattr(fit, name)) == pytest.approx(errors[name], rel=0.02)
@@ -110,7 +110,7 @@ def test_draws_have_the_published_errors_one_by_one():
 
 
 def test_draws_are_repeatable_and_differ_by_seed():
-    first, again, other = (published_fits("besiroglu", 5, seed) for seed in (0, 0, 1))
+    first, again, other = (published_fits("besiroglu", draws=5, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.alpha, again.alpha)
     assert len(set(first.alpha) & set(other.alpha)) == 0
     assert len(set(first.alpha)) == 5
@@ -118,7 +118,7 @@ def test_draws_are_repeatable_and_differ_by_seed():
 
 def test_a_fit_without_errors_has_no_draws():
     with pytest.raises(KeyError, match="standard_errors"):
-        published_fits("chinchilla", 5)
+        published_fits("chinchilla", draws=5)
 
 
 # Repeated data.

@@ -8,7 +8,7 @@ from anatomy import specs
 from anatomy.cost.efficiency import efficiency
 from anatomy.cost.legality import legal
 from anatomy.cost.search import SEARCHED, every_plan, search
-from anatomy.cost.training import step
+from anatomy.cost.training import training_step
 
 MODEL = specs.architecture("mixtral_8x7b")
 CLUSTER = specs.cluster("a100_sxm_80gb", 4)
@@ -25,7 +25,7 @@ def found():
 def test_rows_are_what_the_model_says_of_each_plan(found):
     for index in np.random.default_rng(0).integers(0, len(found.seconds), 20):
         plan = found.plan(index, LIKE)
-        made = step(MODEL, plan, CLUSTER, batch=256.0, sequence_length=4096.0, efficiency=SHARE)
+        made = training_step(MODEL, plan, CLUSTER, batch=256.0, sequence_length=4096.0, efficiency=SHARE)
         assert found.seconds[index] == pytest.approx(float(made.seconds), rel=1e-12)
         assert found.memory[index] == pytest.approx(float(made.memory.total), rel=1e-12)
         assert found.mfu[index] == pytest.approx(float(made.mfu), rel=1e-12)

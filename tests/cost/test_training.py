@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from anatomy import specs
 from anatomy.cost.efficiency import Efficiency, efficiency
-from anatomy.cost.training import step
+from anatomy.cost.training import training_step
 from anatomy.specs import Cluster, Link, Node, Plan, Recompute
 from anatomy.validate import read
 from hypothesis import given
@@ -51,12 +51,12 @@ plans = st.builds(
 
 
 def seconds(plan=ARTICLE, cluster=CLUSTER, share=SHARE, model=GPT4, **options):
-    return float(step(model, plan, cluster, **ASKED, efficiency=share, **options).seconds)
+    return float(training_step(model, plan, cluster, **ASKED, efficiency=share, **options).seconds)
 
 
 @given(plans)
 def test_parts_add_up_and_utilisation_is_in_order(plan):
-    made = step(GPT4, plan, CLUSTER, **ASKED, efficiency=SHARE)
+    made = training_step(GPT4, plan, CLUSTER, **ASKED, efficiency=SHARE)
     assert float(made.seconds) == pytest.approx(sum(float(getattr(made, part)) for part in WORK))
     assert all(float(getattr(made, part)) >= 0 for part in WORK)
     assert 0 < float(made.mfu) <= float(made.hfu) < 1
@@ -67,7 +67,7 @@ def test_parts_add_up_and_utilisation_is_in_order(plan):
 
 def test_jit_vmap_and_plain_agree():
     tensor = np.array([1.0, 2.0, 8.0])
-    one = lambda t: step(GPT4, ARTICLE.replace(tensor=t), CLUSTER, **ASKED, efficiency=SHARE).seconds  # noqa: E731
+    one = lambda t: training_step(GPT4, ARTICLE.replace(tensor=t), CLUSTER, **ASKED, efficiency=SHARE).seconds  # noqa: E731
     plain = [float(one(t)) for t in tensor]
     assert np.allclose(jax.vmap(one)(jnp.asarray(tensor)), plain, rtol=1e-12)
     assert np.allclose([jax.jit(one)(t) for t in tensor], plain, rtol=1e-12)
@@ -76,7 +76,9 @@ def test_jit_vmap_and_plain_agree():
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Efficiency)])
 def test_gradients_are_those_of_finite_differences(field):
     def of(value):
-        return step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=dataclasses.replace(SHARE, **{field: value})).seconds
+        return training_step(
+            GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=dataclasses.replace(SHARE, **{field: value})
+        ).seconds
 
     at = getattr(SHARE, field)
     small = 1e-5 * at
@@ -90,7 +92,7 @@ def one_chip(**changes) -> Cluster:
 
 
 def test_one_chip_neither_talks_nor_waits():
-    made = step(GPT3, Plan(), one_chip(), batch=8.0, sequence_length=2048.0, efficiency=SHARE)
+    made = training_step(GPT3, Plan(), one_chip(), batch=8.0, sequence_length=2048.0, efficiency=SHARE)
     for part in ("tensor", "expert", "stages", "bubble", "replicas", "recompute"):
         assert float(getattr(made, part)) == 0.0, part
 
@@ -98,13 +100,13 @@ def test_one_chip_neither_talks_nor_waits():
 def test_without_limits_but_the_peak_it_takes_the_flop_over_the_peak():
     ideal = Efficiency(matmul=1.0, half_size=0.0, memory=1.0, link=1.0, network=1.0)
     endless = one_chip(memory_bandwidth=1e30)
-    made = step(GPT3, Plan(), endless, batch=8.0, sequence_length=2048.0, efficiency=ideal)
+    made = training_step(GPT3, Plan(), endless, batch=8.0, sequence_length=2048.0, efficiency=ideal)
     assert float(made.seconds) == pytest.approx(float(made.model_flop / made.peak), rel=1e-9)
     assert float(made.mfu) == pytest.approx(1.0)
 
 
 def test_the_bubble_comes_on_top():
-    made = step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE)
+    made = training_step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE)
     waiting = float(made.bubble / (made.seconds - made.replicas - made.optimizer))
     m = ASKED["batch"] / 208
     assert waiting == pytest.approx(14 / (m + 14))
@@ -150,19 +152,21 @@ def test_choices_pull_the_way_they_should():
 def test_absurd_input_is_an_error_that_names_it(wrong, words):
     asked = ASKED | wrong
     with pytest.raises(ValueError, match=re.escape(words)):
-        step(GPT4, ARTICLE, CLUSTER, efficiency=SHARE, **asked)
+        training_step(GPT4, ARTICLE, CLUSTER, efficiency=SHARE, **asked)
 
 
 def test_a_plan_that_cannot_be_run_is_marked():
-    assert bool(step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE).legal)
-    assert not bool(step(GPT4, ARTICLE.replace(tensor=5.0), CLUSTER, **ASKED, efficiency=SHARE).legal)
+    assert bool(training_step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE).legal)
+    assert not bool(training_step(GPT4, ARTICLE.replace(tensor=5.0), CLUSTER, **ASKED, efficiency=SHARE).legal)
     assert not bool(
-        step(GPT4, ARTICLE, CLUSTER, batch=10.0, sequence_length=ASKED["sequence_length"], efficiency=SHARE).legal
+        training_step(
+            GPT4, ARTICLE, CLUSTER, batch=10.0, sequence_length=ASKED["sequence_length"], efficiency=SHARE
+        ).legal
     )
 
 
 def test_full_recompute_costs_a_third():
-    made = step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE)
+    made = training_step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE)
     assert float(made.hfu / made.mfu) == pytest.approx(4 / 3, abs=0.01)
 
 
@@ -179,7 +183,8 @@ def test_a_mixture_that_uses_all_its_experts_is_one_wide_mlp():
     mixture = GPT3.replace(experts=4, top_k=4, d_ff=GPT3.d_ff / 4)
     plan = Plan(tensor=8, pipeline=8)
     made, dense = (
-        step(model, plan, CLUSTER, batch=64.0, sequence_length=2048.0, efficiency=ideal) for model in (mixture, GPT3)
+        training_step(model, plan, CLUSTER, batch=64.0, sequence_length=2048.0, efficiency=ideal)
+        for model in (mixture, GPT3)
     )
     router = 3 * 64 * 96 / 8 * 2 * 2048 * 12288 * 4 / (312e12 * SHARE.matmul)
     assert float(made.matmul - dense.matmul) == pytest.approx(router, rel=1e-6)
@@ -187,7 +192,9 @@ def test_a_mixture_that_uses_all_its_experts_is_one_wide_mlp():
 
 
 def test_expert_ways_trade_memory_for_traffic():
-    ways = [step(GPT4, ARTICLE.replace(expert=e), CLUSTER, **ASKED, efficiency=SHARE) for e in (1, 2, 4, 8, 16)]
+    ways = [
+        training_step(GPT4, ARTICLE.replace(expert=e), CLUSTER, **ASKED, efficiency=SHARE) for e in (1, 2, 4, 8, 16)
+    ]
     traffic = [float(made.expert) for made in ways]
     held = [float(made.memory.weights) for made in ways]
     assert traffic[0] == 0.0 and traffic == sorted(traffic)
@@ -197,27 +204,29 @@ def test_expert_ways_trade_memory_for_traffic():
 def test_hybrid_sharding_talks_less_than_full_sharding():
     base = Plan(tensor=8, data=3125, zero=3)
     times = [
-        float(step(GPT4, base.replace(zero_ways=w), CLUSTER, **ASKED, efficiency=SHARE).replicas) for w in (0, 125, 25)
+        float(training_step(GPT4, base.replace(zero_ways=w), CLUSTER, **ASKED, efficiency=SHARE).replicas)
+        for w in (0, 125, 25)
     ]
     assert times == sorted(times, reverse=True)
-    pipelined = float(step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE).replicas)
+    pipelined = float(training_step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE).replicas)
     assert all(pipelined < other for other in times)
 
 
 def test_the_plan_of_the_article_lands_near_its_utilisation():
-    made = step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE)
+    made = training_step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE)
     assert 0.30 < float(made.mfu) < 0.37
     assert not bool(made.fits)  # ZeRO 1 keeps weights and gradients whole on each chip
 
 
 def test_all_combinations_are_finite():
     for e, z, v in itertools.product((1, 16), range(4), (1, 8)):
-        made = step(GPT4, ARTICLE.replace(expert=e, zero=z, chunks=v), CLUSTER, **ASKED, efficiency=SHARE)
+        made = training_step(GPT4, ARTICLE.replace(expert=e, zero=z, chunks=v), CLUSTER, **ASKED, efficiency=SHARE)
         assert all(np.isfinite(leaf) for leaf in map(float, jax.tree.leaves(made)))
 
 
 def test_tensor_ways_beyond_a_node_go_at_the_pace_of_the_network():
     inside, across = (
-        step(GPT4, ARTICLE.replace(tensor=t, data=104), CLUSTER, **ASKED, efficiency=SHARE).tensor for t in (8, 16)
+        training_step(GPT4, ARTICLE.replace(tensor=t, data=104), CLUSTER, **ASKED, efficiency=SHARE).tensor
+        for t in (8, 16)
     )
     assert float(across) > 5 * float(inside)  # 25 GB/s instead of 300

@@ -20,7 +20,7 @@ from specs.random_architectures import architectures, attentions
 @jax.jit
 def step(model, plan, cluster, batch, length, share, imbalance=1.0):
     size = {"batch": batch, "sequence_length": length, "efficiency": share}
-    return training.step(model, plan, cluster, **size, imbalance=imbalance)
+    return training.training_step(model, plan, cluster, **size, imbalance=imbalance)
 
 
 batched = jax.jit(jax.vmap(step, in_axes=(None, 0, None, 0, None, None)))
@@ -162,7 +162,7 @@ def test_infinitely_fast_networks_and_memory_leave_the_flop(plan, m, s):
     logits = made.tokens * DENSE.flop_per_token(s, backward=True).unembedding
     busy = float((made.hardware_flop + (plan.pipeline - 1) * logits) / made.peak)
     assert of(made, "seconds") - of(made, "bubble") == pytest.approx(busy, rel=1e-9)
-    assert of(made, "bubble") == pytest.approx(busy / m * bubble(plan.pipeline, plan.chunks), rel=1e-9)
+    assert of(made, "bubble") == pytest.approx(busy / m * bubble(stages=plan.pipeline, chunks=plan.chunks), rel=1e-9)
     if plan.pipeline == 1:
         assert of(made, "hfu") == pytest.approx(1, rel=1e-9)
 
@@ -341,7 +341,7 @@ def test_one_matrix_product(rows, columns, inner, share, order):
     assert gemm_seconds(*sides, 312e12, sharp) == pytest.approx(best, rel=1e-12)
     # A side of half_size halves the rate.
     half = dataclasses.replace(share, half_size=64.0)
-    rate = 2 * 64 * 1e24 / gemm_seconds(64.0, 1e12, 1e12, 312e12, half)
+    rate = 2 * 64 * 1e24 / gemm_seconds(rows=64.0, columns=1e12, inner=1e12, peak=312e12, efficiency=half)
     assert rate == pytest.approx(312e12 * share.matmul / 2, rel=1e-9)
 
 
@@ -408,7 +408,7 @@ SMALL = make(**LAYOUT)
 
 
 def seconds(share: Efficiency, made: Cluster) -> jax.Array:
-    return training.step(MIXED, PLAN, made, batch=256.0, sequence_length=2048.0, efficiency=share).seconds
+    return training.training_step(MIXED, PLAN, made, batch=256.0, sequence_length=2048.0, efficiency=share).seconds
 
 
 gradients = jax.jit(jax.grad(seconds, argnums=(0, 1)))

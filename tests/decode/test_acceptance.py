@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from anatomy.cost.inference.speculation import tokens_law
+from anatomy.cost.inference.speculation import tokens_distribution
 from anatomy.decode.sampling.acceptance import (
     acceptance_rate,
     cross_entropy,
@@ -183,7 +183,7 @@ def test_batches_gradients_and_the_laws_of_rounds():
     for text, chance in round_outcomes(*flat, exact, (0, 0), 2).items():
         lengths[len(text) - 3] += chance
     a = float(acceptance_rate(p[0, 0], q[0, 0]))
-    np.testing.assert_allclose(lengths, tokens_law(np.array([1, a, a * a])), atol=1e-12)
+    np.testing.assert_allclose(lengths, tokens_distribution(np.array([1, a, a * a])), atol=1e-12)
 
 
 @pytest.mark.parametrize("lenience", [0.0, -1.0, 1.5])

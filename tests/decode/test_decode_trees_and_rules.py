@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost.inference.token_trees import best_tree, nodes, tree_tokens
+from anatomy.cost.inference.token_trees import best_tree, tree_size, tree_tokens
 from anatomy.decode import Lenient, Threshold, Tree, chain, exact, of_paths, wide
 from anatomy.decode.sampling.acceptance import acceptance_rate, distance, lenient, multi_round, threshold
 from anatomy.decode.speculation.verification import walk
@@ -109,12 +109,12 @@ def test_a_uniform_number_accepts_with_its_chance():
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=3))
 def test_wide_trees_have_the_nodes_that_the_theory_counts(widths):
     tree = wide(widths)
-    assert (tree.drafted, tree.height) == (nodes(widths), len(widths))
+    assert (tree.drafted, tree.height) == (tree_size(widths), len(widths))
     ranks = np.array([0.5, 0.3, 0.1])
     chance = np.ones(tree.drafted + 1)
     for node, parent in enumerate(tree.parents, 1):
         chance[node] = chance[parent] * ranks[tree.rank[node]]
-    np.testing.assert_allclose(chance.sum(), tree_tokens(ranks, widths))
+    np.testing.assert_allclose(chance.sum(), tree_tokens(ranks, widths=widths))
 
 
 @given(st.integers(1, 20))

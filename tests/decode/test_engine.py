@@ -407,9 +407,9 @@ def test_a_request_whose_logits_are_not_finite_is_cancelled_and_told_and_the_oth
 def test_on_a_virtual_clock_the_engine_does_what_the_simulation_foretells(policy):
     keys = jax.random.split(jax.random.key(3), 3)
     traffic = Requests(
-        arrival=poisson(keys[0], 30, 5.0),
-        prompt=4 * uniform_lengths(keys[1], 30, 1, 3),
-        output=uniform_lengths(keys[2], 30, 1, 20),
+        arrival=poisson(keys[0], count=30, rate=5.0),
+        prompt=4 * uniform_lengths(keys[1], count=30, low=1, high=3),
+        output=uniform_lengths(keys[2], count=30, low=1, high=20),
     )
     engine = an_engine(policy, Limits(room=ROOM, readers=1), clock=VirtualClock(COST), kept=10_000)
     answers, refused = replay(engine, traffic.arrival, random_requests(traffic, 16))

@@ -42,9 +42,9 @@ def decoder():
 
 def traffic(rate=2.0):
     return Requests(
-        arrival=np.asarray(poisson(jax.random.key(0), COUNT, rate)),
-        prompt=uniform_lengths(jax.random.key(1), COUNT, 1, 20),
-        output=uniform_lengths(jax.random.key(2), COUNT, 1, 25),
+        arrival=np.asarray(poisson(jax.random.key(0), count=COUNT, rate=rate)),
+        prompt=uniform_lengths(jax.random.key(1), count=COUNT, low=1, high=20),
+        output=uniform_lengths(jax.random.key(2), count=COUNT, low=1, high=25),
     )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from anatomy.cost.inference.speculation import best_length, even_survival
+from anatomy.cost.inference.speculation import best_draft_length, independent_acceptance
 from anatomy.decode import (
     AdaptiveLength,
     DraftModel,
@@ -182,7 +182,16 @@ def test_an_adapted_draft_is_greedy_too():
 @given(st.floats(0.01, 0.99), st.floats(0, 0.5), st.floats(0, 0.2))
 def test_the_adapted_length_is_the_best_by_the_cost_model(alignment, cost, more):
     found = AdaptiveLength(cost, more=more).length(jnp.array([[alignment * 8, 8.0]]), 6)
-    assert int(found[0]) == max(1, int(best_length(even_survival(alignment, 6), cost, 1 + more * jnp.arange(7))))
+    assert int(found[0]) == max(
+        1,
+        int(
+            best_draft_length(
+                independent_acceptance(acceptance_rate=alignment, longest=6),
+                draft_cost=cost,
+                verify_cost=1 + more * jnp.arange(7),
+            )
+        ),
+    )
 
 
 # Arguments of other types

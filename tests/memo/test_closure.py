@@ -162,7 +162,7 @@ def test_unknown_definitions_are_refused(package):
 
 
 def test_the_closure_of_this_library():
-    found = memo.closure(training.step)
+    found = memo.closure(training.training_step)
     assert "anatomy.cost.collectives" in found.modules
     assert not {m for m in found.modules if m.startswith(("anatomy.site", "anatomy.train", "anatomy.decode"))}
     assert "jax" in found.libraries and "jaxlib" in found.libraries
@@ -170,6 +170,6 @@ def test_the_closure_of_this_library():
 
 
 def test_a_partial_depends_on_all_its_functions():
-    both = memo.closure(functools.partial(training.step, loop.losses))
+    both = memo.closure(functools.partial(training.training_step, loop.losses))
     assert {"anatomy.cost.training", "anatomy.train.loop.objective"} <= both.modules
-    assert memo.code_digest(training.step) != memo.code_digest(training.step, loop.losses)
+    assert memo.code_digest(training.training_step) != memo.code_digest(training.training_step, loop.losses)

@@ -5,7 +5,7 @@ from functools import partial
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from anatomy.cost.routing import experts_touched
+from anatomy.cost.routing import active_experts
 from anatomy.model import Config
 from anatomy.train import recipes, sweeps
 from anatomy.train.data import sources
@@ -80,7 +80,9 @@ def test_effective_experts_lie_between_one_and_all(weights):
 @given(st.integers(0, 200), st.integers(2, 64))
 def test_even_experts_are_touched_as_the_closed_form_says(tokens, experts):
     even = np.full(experts, 2 / experts)
-    assert touched(even, tokens) == pytest.approx(float(experts_touched(tokens, experts, 2)), rel=1e-9)
+    assert touched(even, tokens) == pytest.approx(
+        float(active_experts(tokens=tokens, experts=experts, top_k=2)), rel=1e-9
+    )
 
 
 def test_preferred_experts_are_touched_as_counted():

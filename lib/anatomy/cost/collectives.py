@@ -12,7 +12,7 @@ from anatomy.specs import Cluster, Scalar
 from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, check_arguments
 
 
-def all_gather(size: Scalar, chips: Scalar, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
+def all_gather(size: Scalar, *, chips: Scalar, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
     """Seconds until each of n chips has all B bytes, of which it had B / n: (n - 1) (B / (n W) + a).
 
     Raises:
@@ -24,30 +24,32 @@ def all_gather(size: Scalar, chips: Scalar, bandwidth: Scalar, latency: Scalar =
     return (chips - 1) * (size / (chips * bandwidth) + latency)
 
 
-def reduce_scatter(size: Scalar, chips: Scalar, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
+def reduce_scatter(size: Scalar, *, chips: Scalar, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
     """Seconds until each chip has its n-th of the sum of B bytes; the mirror image of all-gather."""
-    return all_gather(size, chips, bandwidth, latency)
+    return all_gather(size, chips=chips, bandwidth=bandwidth, latency=latency)
 
 
-def all_reduce(size: Scalar, chips: Scalar, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
+def all_reduce(size: Scalar, *, chips: Scalar, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
     """Seconds until each chip has the sum of B bytes: a reduce-scatter, then an all-gather."""
-    return reduce_scatter(size, chips, bandwidth, latency) + all_gather(size, chips, bandwidth, latency)
+    return reduce_scatter(size, chips=chips, bandwidth=bandwidth, latency=latency) + all_gather(
+        size, chips=chips, bandwidth=bandwidth, latency=latency
+    )
 
 
-def all_to_all(size: Scalar, chips: Scalar, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
+def all_to_all(size: Scalar, *, chips: Scalar, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
     """Seconds until each chip has sent its B bytes in equal parts to all: (n - 1) (B / (n W) + a)."""
-    return all_gather(size, chips, bandwidth, latency)
+    return all_gather(size, chips=chips, bandwidth=bandwidth, latency=latency)
 
 
-def point_to_point(size: Scalar, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
+def point_to_point(size: Scalar, *, bandwidth: Scalar, latency: Scalar = 0.0) -> Scalar:
     """Seconds to send B bytes to one neighbour: B / W + a."""
     check_arguments("collectives", AT_LEAST_ZERO, size=size, latency=latency)
     check_arguments("collectives", ABOVE_ZERO, bandwidth=bandwidth)
     return size / bandwidth + latency
 
 
-def replica_exchange(
-    size: Scalar, replicas: Scalar, neighbours: Scalar, cluster: Cluster, passes: Scalar = 2.0
+def hierarchical_reduction(
+    size: Scalar, *, replicas: Scalar, neighbours: Scalar, cluster: Cluster, passes: Scalar = 2.0
 ) -> Scalar:
     """Seconds of a gather, a scatter, or both, among replicas that lie in nodes and segments.
 
@@ -72,4 +74,6 @@ def replica_exchange(
         (in_segment / in_node, size / in_node, cluster.inside),
         (replicas / in_segment, size / in_segment, cluster.between),
     )
-    return sum(passes * all_gather(part, n, link.bandwidth, link.latency) for n, part, link in levels)
+    return sum(
+        passes * all_gather(part, chips=n, bandwidth=link.bandwidth, latency=link.latency) for n, part, link in levels
+    )

@@ -4,7 +4,7 @@ from anatomy.cost.efficiency import Efficiency
 from anatomy.specs import Architecture, Scalar
 
 
-def gemm_seconds(rows: Scalar, columns: Scalar, inner: Scalar, peak: Scalar, efficiency: Efficiency) -> Scalar:
+def gemm_seconds(*, rows: Scalar, columns: Scalar, inner: Scalar, peak: Scalar, efficiency: Efficiency) -> Scalar:
     """Seconds of one (rows x inner) by (inner x columns) product.
 
     A side of x values wastes part of a tile and of a wave of tiles, about half_size / x of the whole:
@@ -50,14 +50,20 @@ def layer_gemm_seconds(
     into = model.attention_weights / model.d_model - out
 
     def mlp(tokens: Scalar, width: Scalar) -> Scalar:
-        inner = gemm_seconds(tokens, (model.mlp_matrices - 1) * width / columns, d, peak, efficiency)
-        return inner + gemm_seconds(tokens, d, width / columns, peak, efficiency)
+        inner = gemm_seconds(
+            rows=tokens, columns=(model.mlp_matrices - 1) * width / columns, inner=d, peak=peak, efficiency=efficiency
+        )
+        return inner + gemm_seconds(rows=tokens, columns=d, inner=width / columns, peak=peak, efficiency=efficiency)
 
-    attention = gemm_seconds(tokens, into / columns, d, peak, efficiency)
-    attention = attention + gemm_seconds(tokens, d, out / columns, peak, efficiency)
+    attention = gemm_seconds(rows=tokens, columns=into / columns, inner=d, peak=peak, efficiency=efficiency)
+    attention = attention + gemm_seconds(rows=tokens, columns=d, inner=out / columns, peak=peak, efficiency=efficiency)
     routed = model.is_routed
     chosen = routed * experts * mlp(expert_tokens, model.d_ff)
     always = (1 - routed + model.shared_experts) * mlp(tokens, model.d_ff)
-    router = routed * gemm_seconds(tokens, model.experts, model.d_model, peak, efficiency) / router_ways
+    router = (
+        routed
+        * gemm_seconds(rows=tokens, columns=model.experts, inner=model.d_model, peak=peak, efficiency=efficiency)
+        / router_ways
+    )
     dense = mlp(tokens, model.dense_d_ff)
     return attention + (model.expert_layers * (chosen + always + router) + model.dense_layers * dense) / model.layers

@@ -11,18 +11,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from anatomy.cost.occupancy import CORRELATION, WHOLE, check_choices, taking
+from anatomy.cost.occupancy import CORRELATION, WHOLE, check_choices, selection_probabilities
 from anatomy.specs import Scalar
 from anatomy.specs.base import check_arguments, is_concrete, refuse_where
 
 
 def sample_loads(
     key: Key[Array, ""],
+    *,
     tokens: int,
     weights: Float[Array, "E"],
     top_k: int,
-    alike: Scalar = 0.0,
-    group: int = 1,
+    correlation: Scalar = 0.0,
+    group_size: int = 1,
     steps: int = 1,
 ) -> Float[Array, "steps E"]:
     """Tokens that visit each expert, for a number of independent steps (or layers).
@@ -35,40 +36,40 @@ def sample_loads(
         tokens: n, whole groups of them.
         weights: w_e; equal ones for even routing.
         top_k: k.
-        alike: rho, the correlation between the choices of a group.
-        group: m, its tokens.
+        correlation: rho, the correlation between the choices of a group.
+        group_size: m, its tokens.
         steps: samples.
 
     Raises:
         TypeError, ValueError: a number is not what is allowed, group does not divide tokens, or a token needs more
             experts than there are with a weight.
     """
-    check_arguments("sample_loads", WHOLE, tokens=tokens, group=group, steps=steps)
-    check_arguments("sample_loads", CORRELATION, alike=alike)
+    check_arguments("sample_loads", WHOLE, tokens=tokens, group_size=group_size, steps=steps)
+    check_arguments("sample_loads", CORRELATION, correlation=correlation)
     check_choices("sample_loads", weights, top_k)
-    if tokens % group:
-        raise ValueError(f"sample_loads.group is {group}; allowed: a divisor of tokens ({tokens})")
-    return _sample(key, jnp.asarray(weights, float), jnp.asarray(alike, float), tokens, top_k, group, steps)
+    if tokens % group_size:
+        raise ValueError(f"sample_loads.group_size is {group_size}; allowed: a divisor of tokens ({tokens})")
+    return _sample(key, jnp.asarray(weights, float), jnp.asarray(correlation, float), tokens, top_k, group_size, steps)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _sample(
     key: Key[Array, ""],
     weights: Float[Array, "E"],
-    alike: Float[Array, ""],
+    correlation: Float[Array, ""],
     tokens: int,
     top_k: int,
-    group: int,
+    group_size: int,
     steps: int,
 ) -> Float[Array, "steps E"]:
     followers, leaders, own = jax.random.split(key, 3)
-    groups = tokens // group
-    chances = taking(weights, top_k)
-    if group == 1:  # nobody to be alike
-        return deal(own, jnp.full(steps, float(tokens)), chances)
-    follow = jax.random.binomial(followers, float(group), jnp.sqrt(alike), (steps, groups))
-    led = deal(leaders, jnp.ones((steps, groups)), chances, draw=_coins)
-    return jnp.einsum("sg,sge->se", follow, led) + deal(own, tokens - follow.sum(1), chances)
+    groups = tokens // group_size
+    chances = selection_probabilities(weights, top_k=top_k)
+    if group_size == 1:  # nobody to be alike
+        return deal_tokens(own, jnp.full(steps, float(tokens)), chances)
+    follow = jax.random.binomial(followers, float(group_size), jnp.sqrt(correlation), (steps, groups))
+    led = deal_tokens(leaders, jnp.ones((steps, groups)), chances, draw=_coins)
+    return jnp.einsum("sg,sge->se", follow, led) + deal_tokens(own, tokens - follow.sum(1), chances)
 
 
 def _coins(key: Key[Array, ""], tokens: Float[Array, "..."], chance: Scalar) -> Float[Array, "..."]:
@@ -76,7 +77,7 @@ def _coins(key: Key[Array, ""], tokens: Float[Array, "..."], chance: Scalar) -> 
     return tokens * jax.random.bernoulli(key, chance, tokens.shape)
 
 
-def deal(
+def deal_tokens(
     key: Key[Array, ""],
     tokens: Float[Array, "..."],
     chances: Float[Array, "E k"],
@@ -104,14 +105,14 @@ def deal(
     return jnp.moveaxis(loads, 0, -1)
 
 
-class Ways(NamedTuple):
+class SlowestWay(NamedTuple):
     """What expert ways have to do; each the larger of what the ways have, so that `decode` waits for it."""
 
     touched: Float[Array, "..."]  # experts of a layer, as if all ways had as many to read as the one with most
     imbalance: Float[Array, "..."]  # tokens of the fullest way over the mean
 
 
-def slowest_way(loads: Float[Array, "... E"], ways: int = 1) -> Ways:
+def slowest_way(loads: Float[Array, "... E"], *, ways: int = 1) -> SlowestWay:
     """What the slowest of the expert ways has to read and to compute, for `inference.steps.decode`.
 
     Args:
@@ -128,4 +129,4 @@ def slowest_way(loads: Float[Array, "... E"], ways: int = 1) -> Ways:
     tokens = each.sum(-1)
     if is_concrete(tokens):
         refuse_where(tokens.sum(-1) <= 0, "slowest_way.loads, added up,", tokens.sum(-1), "a number above 0")
-    return Ways(ways * (each > 0).sum(-1).max(-1), tokens.max(-1) / tokens.mean(-1))
+    return SlowestWay(ways * (each > 0).sum(-1).max(-1), tokens.max(-1) / tokens.mean(-1))

@@ -56,7 +56,7 @@ def parameters_per_chip(model: Architecture, plan: Plan) -> Scalar:
     return shared + experts
 
 
-def state_parameters(model: Architecture, plan: Plan, stage: int) -> Scalar:
+def state_parameters(model: Architecture, plan: Plan, *, stage: int) -> Scalar:
     """Parameters whose state a chip keeps, where ZeRO of this stage splits that state among replicas.
 
     An expert has data / expert replicas only: the others hold other experts.
@@ -70,7 +70,7 @@ def state_parameters(model: Architecture, plan: Plan, stage: int) -> Scalar:
     return shared / ways + experts / of_experts
 
 
-def activation_bytes(model: Architecture, plan: Plan, sequence_length: Scalar) -> tuple[Scalar, Scalar]:
+def activation_bytes(model: Architecture, plan: Plan, *, sequence_length: Scalar) -> tuple[Scalar, Scalar]:
     """Bytes that the layers of one micro-batch leave for the backward pass: what t splits, and what it does not.
 
     For a layer of the 2019 kind, 4h wide and with plain attention, these are s b h (24 + 5 a s / h) / t and
@@ -106,14 +106,17 @@ def memory(model: Architecture, plan: Plan, *, batch: Scalar, sequence_length: S
     """
     held = parameters_per_chip(model, plan)
     weights, gradients, optimizer = (
-        state_parameters(model, plan, stage) * size for stage, size in ((3, WEIGHT), (2, GRADIENT), (1, OPTIMIZER))
+        state_parameters(model, plan, stage=stage) * size
+        for stage, size in ((3, WEIGHT), (2, GRADIENT), (1, OPTIMIZER))
     )
-    layer, scores = activation_bytes(model, plan, sequence_length)
+    layer, scores = activation_bytes(model, plan, sequence_length=sequence_length)
     tokens = plan.micro_batch * sequence_length
     inputs = 2 * model.d_model * tokens / plan.token_ways
     full, selective = plan.recompute >= Recompute.FULL, plan.recompute >= Recompute.SELECTIVE
     kept = jnp.where(full, inputs, layer + jnp.where(selective, 0.0, scores))
-    waiting = in_flight(plan.pipeline, plan.micro_batches(batch), plan.chunks, plan.gpipe)
+    waiting = in_flight(
+        stages=plan.pipeline, micro_batches=plan.micro_batches(batch), chunks=plan.chunks, gpipe=plan.gpipe
+    )
     again = jnp.where(full, layer + scores, jnp.where(selective, scores, 0.0))
     logits = 4 * tokens * model.vocabulary / plan.tensor  # 32-bit, on the last stage
     gathered = jnp.where(plan.zero >= 3, WEIGHT * held / plan.stage_layers(model), 0.0)

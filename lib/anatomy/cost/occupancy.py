@@ -34,12 +34,12 @@ from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_argum
 WHOLE = between(1.0, whole=True)
 CORRELATION = between(high=1.0)
 SUBSETS_OF = 20  # experts whose subsets, 2^20, are still few
-STAYS = 32  # tokens for which `fullest_exactly` is quick with two choices
+TWO_CHOICES_UP_TO = 32  # tokens for which `fullest_exactly` is quick with two choices
 
-Nobody = Callable[[Scalar, Scalar, Scalar], Scalar]
+GroupModel = Callable[..., Scalar]  # of a chance, with correlation and group_size
 
 
-def zipf(experts: int, exponent: Scalar) -> Float[Array, "E"]:
+def zipf(*, experts: int, exponent: Scalar) -> Float[Array, "E"]:
     """Weights w_e = e^-s of experts that differ as words do; 0 is even."""
     check_arguments("zipf", WHOLE, experts=experts)
     return (jnp.arange(experts) + 1.0) ** -jnp.asarray(exponent, float)
@@ -56,7 +56,7 @@ def check_choices(owner: str, weights: Float[Array | np.ndarray, "E"], top_k: in
     check_arguments(owner, between(1.0, some, whole=True, unit="experts with a weight"), top_k=top_k)
 
 
-def products(weights: Float[Array, "E"], top_k: int) -> Float[Array, "k+1"]:
+def elementary_symmetric(weights: Float[Array, "E"], *, top_k: int) -> Float[Array, "k+1"]:
     """Sums of the products of 0, 1, ... k different weights: e_0 = 1 to e_k, by e_j(w, v) = e_j(w) + v e_{j-1}(w)."""
 
     def include(sums: Float[Array, "k+1"], weight: Scalar) -> tuple[Float[Array, "k+1"], None]:
@@ -65,7 +65,7 @@ def products(weights: Float[Array, "E"], top_k: int) -> Float[Array, "k+1"]:
     return jax.lax.scan(include, jnp.zeros(top_k + 1).at[0].set(1.0), jnp.asarray(weights, float))[0]
 
 
-def visits(weights: Float[Array, "E"], top_k: int) -> Float[Array, "E"]:
+def inclusion_probabilities(weights: Float[Array, "E"], *, top_k: int) -> Float[Array, "E"]:
     """Chance p_e that a token visits each expert, d log e_k / d log w_e; they add up to k.
 
     Raises:
@@ -73,37 +73,37 @@ def visits(weights: Float[Array, "E"], top_k: int) -> Float[Array, "E"]:
     """
     check_choices("visits", weights, top_k)
     weights = jnp.asarray(weights, float)
-    return weights * jax.grad(lambda w: jnp.log(products(w, top_k)[top_k]))(weights)
+    return weights * jax.grad(lambda w: jnp.log(elementary_symmetric(w, top_k=top_k)[top_k]))(weights)
 
 
-def weights_of(share: Float[Array, "E"], top_k: int, rounds: int = 300) -> Float[Array, "E"]:
+def weights_for(probabilities: Float[Array, "E"], *, top_k: int, iterations: int = 300) -> Float[Array, "E"]:
     """Weights whose tokens visit each expert with chance p_e: w_e <- w_e p_e / p_e(w), again and again.
 
     Args:
-        share: p_e, between 0 and 1; scaled so that they add up to k.
+        probabilities: p_e, between 0 and 1; scaled so that they add up to k.
         top_k: k.
-        rounds: of the iteration, which converges the faster the further each p_e is from 1.
+        iterations: of the iteration, which converges the faster the further each p_e is from 1.
 
     Raises:
         TypeError, ValueError: as `check_choices`; or a share is not between 0 and 1, or above 1 when scaled.
 
     Source: chen1994weighted, section 3.
     """
-    check_arguments("weights_of", CORRELATION, share=share)
-    check_choices("weights_of", share, top_k)
-    share = jnp.asarray(share, float)
-    share = share * top_k / share.sum()
-    check_arguments("weights_of", {**CORRELATION, "high": 1 + 1e-6}, scaled_share=share)
+    check_arguments("weights_of", CORRELATION, probabilities=probabilities)
+    check_choices("weights_of", probabilities, top_k)
+    probabilities = jnp.asarray(probabilities, float)
+    probabilities = probabilities * top_k / probabilities.sum()
+    check_arguments("weights_of", {**CORRELATION, "high": 1 + 1e-6}, scaled_share=probabilities)
 
     def closer(_: int, weights: Float[Array, "E"]) -> Float[Array, "E"]:
-        now = visits(weights, top_k)
-        weights = jnp.where(share > 0, weights * share / jnp.where(share > 0, now, 1.0), 0.0)
+        now = inclusion_probabilities(weights, top_k=top_k)
+        weights = jnp.where(probabilities > 0, weights * probabilities / jnp.where(probabilities > 0, now, 1.0), 0.0)
         return weights / weights.max()
 
-    return jax.lax.fori_loop(0, rounds, closer, share / share.max())
+    return jax.lax.fori_loop(0, iterations, closer, probabilities / probabilities.max())
 
 
-def copying(z: Scalar, alike: Scalar, group: Scalar) -> Scalar:
+def copying_group(z: Scalar, *, correlation: Scalar, group_size: Scalar) -> Scalar:
     """Chance that no token of a group visits a place that a single choice avoids with chance z, if tokens copy.
 
     The leader avoids it, and then whoever follows; or it does not, and then nobody may follow:
@@ -112,14 +112,14 @@ def copying(z: Scalar, alike: Scalar, group: Scalar) -> Scalar:
 
     Args:
         z: chance.
-        alike: rho, from 0 to 1.
-        group: m, tokens.
+        correlation: rho, from 0 to 1.
+        group_size: m, tokens.
     """
-    f = jnp.sqrt(alike)
-    return z * (f + (1 - f) * z) ** group + (1 - z) * ((1 - f) * z) ** group
+    f = jnp.sqrt(correlation)
+    return z * (f + (1 - f) * z) ** group_size + (1 - z) * ((1 - f) * z) ** group_size
 
 
-def urn(z: Scalar, alike: Scalar, group: Scalar) -> Scalar:
+def polya_urn(z: Scalar, *, correlation: Scalar, group_size: Scalar) -> Scalar:
     """As `copying`, if a group has a chance of its own, drawn from a beta distribution with mean z: Polya's urn.
 
         B(a z + m, a (1 - z)) / B(a z, a (1 - z)) = Gamma(a) Gamma(a z + m) / (Gamma(a z) Gamma(a + m)),  a = 1/rho - 1
@@ -128,14 +128,19 @@ def urn(z: Scalar, alike: Scalar, group: Scalar) -> Scalar:
 
     Source: johnson1977urn for the urn.
     """
-    a = 1 / jnp.clip(alike, 1e-6, 1 - 1e-9) - 1
+    a = 1 / jnp.clip(correlation, 1e-6, 1 - 1e-9) - 1
     az = a * jnp.maximum(z, 1e-12)
-    mixed = jnp.exp(gammaln(a) + gammaln(az + group) - gammaln(az) - gammaln(a + group))
-    return jnp.where(jnp.asarray(alike) > 1e-6, jnp.where(z > 0, mixed, 0.0), z**group)
+    mixed = jnp.exp(gammaln(a) + gammaln(az + group_size) - gammaln(az) - gammaln(a + group_size))
+    return jnp.where(jnp.asarray(correlation) > 1e-6, jnp.where(z > 0, mixed, 0.0), z**group_size)
 
 
-def touched(
-    tokens: Scalar, share: Float[Array, "... E"], alike: Scalar = 0.0, group: Scalar = 1.0, nobody: Nobody = copying
+def expected_active_experts(
+    tokens: Scalar,
+    *,
+    probabilities: Float[Array, "... E"],
+    correlation: Scalar = 0.0,
+    group_size: Scalar = 1.0,
+    untouched: GroupModel = copying_group,
 ) -> Float[Array, "..."]:
     """Experts that at least one token visits, expected: sum over e of 1 - nobody(1 - p_e)^(n / m).
 
@@ -144,22 +149,24 @@ def touched(
 
     Args:
         tokens: n.
-        share: p_e.
-        alike: rho, the correlation between the choices of a group.
-        group: m, its tokens.
-        nobody: what a group is, `copying` or `urn`.
+        probabilities: p_e.
+        correlation: rho, the correlation between the choices of a group.
+        group_size: m, its tokens.
+        untouched: what a group is, `copying` or `urn`.
 
     Raises:
         TypeError, ValueError: a share or rho is not between 0 and 1, tokens are below 0, or a group is below 1.
     """
-    check_arguments("touched", CORRELATION, share=share, alike=alike)
+    check_arguments("touched", CORRELATION, probabilities=probabilities, correlation=correlation)
     check_arguments("touched", AT_LEAST_ZERO, tokens=tokens)
-    check_arguments("touched", AT_LEAST_ONE, group=group)
-    return jnp.sum(1 - nobody(1 - jnp.asarray(share, float), alike, group) ** (tokens / group), axis=-1)
+    check_arguments("touched", AT_LEAST_ONE, group_size=group_size)
+    return jnp.sum(
+        1 - untouched(1 - jnp.asarray(probabilities, float), correlation, group_size) ** (tokens / group_size), axis=-1
+    )
 
 
-def touched_evenly(
-    tokens: Scalar, experts: int, top_k: int, alike: Scalar = 0.0, group: Scalar = 1.0
+def active_experts_distribution(
+    *, tokens: Scalar, experts: int, top_k: int, correlation: Scalar = 0.0, group_size: Scalar = 1.0
 ) -> Float[Array, "E+1"]:
     """Chance that 0, 1, ... E experts are touched, for even routing.
 
@@ -171,24 +178,24 @@ def touched_evenly(
         tokens: n, a whole number of groups.
         experts: E, a Python number.
         top_k: k, a Python number.
-        alike: rho.
-        group: m, a whole number.
+        correlation: rho.
+        group_size: m, a whole number.
 
     Raises:
         TypeError, ValueError: a number is not what is allowed.
     """
-    check_arguments("touched_evenly", WHOLE, tokens=tokens, experts=experts, top_k=top_k, group=group)
-    check_arguments("touched_evenly", CORRELATION, alike=alike)
+    check_arguments("touched_evenly", WHOLE, tokens=tokens, experts=experts, top_k=top_k, group_size=group_size)
+    check_arguments("touched_evenly", CORRELATION, correlation=correlation)
     check_arguments("touched_evenly", between(1.0, experts, whole=True), top_k=top_k)
     j, to = np.mgrid[: experts + 1, : experts + 1]
     step = jnp.asarray(comb(experts - j, to - j) * comb(j, top_k - (to - j)) / comb(experts, top_k) * (to >= j))
-    f, one = jnp.sqrt(alike), jnp.eye(experts + 1)
-    own = power((1 - f) * step, group)
-    whole = step @ power(f * one + (1 - f) * step, group) + own - step @ own
-    return jnp.maximum(power(whole, tokens / group)[0], 0.0)
+    f, one = jnp.sqrt(correlation), jnp.eye(experts + 1)
+    own = matrix_power((1 - f) * step, group_size)
+    whole = step @ matrix_power(f * one + (1 - f) * step, group_size) + own - step @ own
+    return jnp.maximum(matrix_power(whole, tokens / group_size)[0], 0.0)
 
 
-def power(matrix: Float[Array, "N N"], exponent: Scalar) -> Float[Array, "N N"]:
+def matrix_power(matrix: Float[Array, "N N"], exponent: Scalar) -> Float[Array, "N N"]:
     """A matrix to a whole power below 2^32, by squaring; the exponent may be traced."""
 
     def digit(_: int, now: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -199,8 +206,8 @@ def power(matrix: Float[Array, "N N"], exponent: Scalar) -> Float[Array, "N N"]:
     return jax.lax.fori_loop(0, 32, digit, start)[0]
 
 
-def touched_sets(
-    tokens: Scalar, weights: Float[Array, "E"], top_k: int, alike: Scalar = 0.0, group: Scalar = 1.0
+def active_sets_distribution(
+    *, tokens: Scalar, weights: Float[Array, "E"], top_k: int, correlation: Scalar = 0.0, group_size: Scalar = 1.0
 ) -> Float[Array, "2^E"]:
     """Chance of each set of experts to be the one that is touched; bit e of an index says whether e is in the set.
 
@@ -212,8 +219,8 @@ def touched_sets(
         tokens: n.
         weights: w_e of at most 20 experts.
         top_k: k.
-        alike: rho.
-        group: m.
+        correlation: rho.
+        group_size: m.
 
     Raises:
         TypeError, ValueError: there are too many experts, or a number is not what is allowed.
@@ -222,19 +229,22 @@ def touched_sets(
     check_arguments("touched_sets", between(1.0, SUBSETS_OF, whole=True), experts=len(weights))
     check_choices("touched_sets", weights, top_k)
     check_arguments("touched_sets", AT_LEAST_ZERO, tokens=tokens)
-    check_arguments("touched_sets", AT_LEAST_ONE, group=group)
-    check_arguments("touched_sets", CORRELATION, alike=alike)
+    check_arguments("touched_sets", AT_LEAST_ONE, group_size=group_size)
+    check_arguments("touched_sets", CORRELATION, correlation=correlation)
     sums = jnp.zeros((1, top_k + 1)).at[0, 0].set(1.0)  # products of the weights in each set of the first experts
     for weight in weights:
         sums = jnp.concatenate([sums, sums.at[:, 1:].add(weight * sums[:, :-1])])
-    inside = jnp.asarray(copying(sums[:, top_k] / sums[-1, top_k], alike, group) ** (tokens / group))
+    inside = jnp.asarray(
+        copying_group(sums[:, top_k] / sums[-1, top_k], correlation=correlation, group_size=group_size)
+        ** (tokens / group_size)
+    )
     for e in range(len(weights)):
         low = inside.reshape(-1, 2, 2**e)
         inside = low.at[:, 1].add(-low[:, 0]).reshape(-1)
     return jnp.maximum(inside, 0.0)
 
 
-def touched_of_fullest(sets: Float[Array, "2^E"], ways: int = 1) -> Float[Array, "E/e+1"]:
+def most_active_experts_distribution(sets: Float[Array, "2^E"], *, ways: int = 1) -> Float[Array, "E/e+1"]:
     """Chance that 0, 1, ... experts are touched on the way that has most of them; for one way, of all experts.
 
     Args:
@@ -253,7 +263,9 @@ def touched_of_fullest(sets: Float[Array, "2^E"], ways: int = 1) -> Float[Array,
     return jax.ops.segment_sum(jnp.asarray(sets), most, num_segments=each + 1)
 
 
-def tokens_of_one(tokens: int, share: Scalar, alike: Scalar = 0.0, group: int = 1) -> Float[Array, "n+1"]:
+def expert_load_distribution(
+    *, tokens: int, probability: Scalar, correlation: Scalar = 0.0, group_size: int = 1
+) -> Float[Array, "n+1"]:
     """Chance that 0, 1, ... n tokens visit an expert that a token visits with chance p.
 
     A group is binomial with chance f + (1 - f) p where its leader visits, and (1 - f) p where it does not; n / m
@@ -261,27 +273,27 @@ def tokens_of_one(tokens: int, share: Scalar, alike: Scalar = 0.0, group: int = 
 
     Args:
         tokens: n, a Python number that is a whole number of groups.
-        share: p.
-        alike: rho.
-        group: m, a Python number.
+        probability: p.
+        correlation: rho.
+        group_size: m, a Python number.
 
     Raises:
         TypeError, ValueError: a number is not what is allowed.
     """
-    check_arguments("tokens_of_one", WHOLE, tokens=tokens, group=group)
-    check_arguments("tokens_of_one", CORRELATION, share=share, alike=alike)
-    if tokens % group:
-        raise ValueError(f"tokens_of_one.group is {group}; allowed: a divisor of tokens ({tokens})")
-    f, turn = jnp.sqrt(alike), jnp.exp(-2j * jnp.pi * jnp.arange(tokens + 1) / (tokens + 1))
+    check_arguments("tokens_of_one", WHOLE, tokens=tokens, group_size=group_size)
+    check_arguments("tokens_of_one", CORRELATION, probability=probability, correlation=correlation)
+    if tokens % group_size:
+        raise ValueError(f"tokens_of_one.group_size is {group_size}; allowed: a divisor of tokens ({tokens})")
+    f, turn = jnp.sqrt(correlation), jnp.exp(-2j * jnp.pi * jnp.arange(tokens + 1) / (tokens + 1))
 
     def binomial(chance: Scalar) -> Array:
-        return jnp.asarray((1 - chance + chance * turn) ** group)
+        return jnp.asarray((1 - chance + chance * turn) ** group_size)
 
-    one = share * binomial(f + (1 - f) * share) + (1 - share) * binomial((1 - f) * share)
-    return jnp.maximum(jnp.fft.ifft(one ** (tokens // group)).real, 0.0)
+    one = probability * binomial(f + (1 - f) * probability) + (1 - probability) * binomial((1 - f) * probability)
+    return jnp.maximum(jnp.fft.ifft(one ** (tokens // group_size)).real, 0.0)
 
 
-def fullest_exactly(tokens: int, weights: Float[np.ndarray, "E"], top_k: int) -> Float[np.ndarray, "n+1"]:
+def max_load_distribution(*, tokens: int, weights: Float[np.ndarray, "E"], top_k: int) -> Float[np.ndarray, "n+1"]:
     """Chance that the fullest expert has 0, 1, ... n tokens, for independent tokens with one or two choices.
 
     Experts are dealt their tokens in turn. One that still needs r experts of those left takes expert e with chance
@@ -301,8 +313,10 @@ def fullest_exactly(tokens: int, weights: Float[np.ndarray, "E"], top_k: int) ->
     """
     check_arguments("fullest_exactly", between(1.0, 2.0, whole=True), top_k=top_k)
     check_choices("fullest_exactly", weights, top_k)
-    check_arguments("fullest_exactly", between(1.0, STAYS if top_k == 2 else 4096, whole=True), tokens=tokens)
-    chances = np.asarray(taking(jnp.asarray(weights, float), top_k))
+    check_arguments(
+        "fullest_exactly", between(1.0, TWO_CHOICES_UP_TO if top_k == 2 else 4096, whole=True), tokens=tokens
+    )
+    chances = np.asarray(selection_probabilities(jnp.asarray(weights, float), top_k=top_k))
     twos, ones = (tokens if top_k == 2 else 0), tokens
     state = np.zeros((tokens + 1, twos + 1, ones + 1))  # by c, and by tokens that need two and one more
     state[:, twos, 0 if top_k == 2 else tokens] = 1.0
@@ -320,7 +334,7 @@ def fullest_exactly(tokens: int, weights: Float[np.ndarray, "E"], top_k: int) ->
     return np.diff(state[:, 0, 0], prepend=0.0)
 
 
-def taking(weights: Float[Array, "E"], top_k: int) -> Float[Array, "E k"]:
+def selection_probabilities(weights: Float[Array, "E"], *, top_k: int) -> Float[Array, "E k"]:
     """Chance that expert e is taken by a token that needs 1, 2, ... k more of the experts from e on.
 
         w_e e_{r-1}(w_{e+1}, ...) / e_r(w_e, ...);    1 where only as many as it needs are left

@@ -9,7 +9,7 @@ from anatomy.specs import Scalar
 from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, check_arguments
 
 
-def bubble(stages: Scalar, chunks: Scalar = 1.0) -> Scalar:
+def bubble(*, stages: Scalar, chunks: Scalar = 1.0) -> Scalar:
     """Idle time of a stage in a step, in units of its work for one micro-batch: (p - 1) / v.
 
     The first micro-batch reaches the last stage after p - 1 forwards and the last backward returns after
@@ -24,7 +24,7 @@ def bubble(stages: Scalar, chunks: Scalar = 1.0) -> Scalar:
     return (stages - 1.0) / chunks
 
 
-def bubble_fraction(stages: Scalar, micro_batches: Scalar, chunks: Scalar = 1.0) -> Scalar:
+def bubble_fraction(*, stages: Scalar, micro_batches: Scalar, chunks: Scalar = 1.0) -> Scalar:
     """Share of a step in which a stage idles: (p - 1) / (v m + p - 1).
 
     Source: narayanan2021megatron, section 2.2, over the whole step instead of over its work.
@@ -35,7 +35,7 @@ def bubble_fraction(stages: Scalar, micro_batches: Scalar, chunks: Scalar = 1.0)
     return waiting / (chunks * micro_batches + waiting)
 
 
-def in_flight(stages: Scalar, micro_batches: Scalar, chunks: Scalar = 1.0, gpipe: Scalar = 0.0) -> Scalar:
+def in_flight(*, stages: Scalar, micro_batches: Scalar, chunks: Scalar = 1.0, gpipe: Scalar = 0.0) -> Scalar:
     """Micro-batches whose activations the first stage holds at once, in whole stages.
 
     GPipe holds all m. 1F1B holds p, or m where there are fewer. Interleaving holds 1 + (p - 1) / (p v) times

@@ -45,7 +45,7 @@ class WallTime:
         return self.useful + self.writing + self.rework + self.restart
 
 
-def published(key: str, write: Scalar, restart: Scalar) -> Failures:
+def published_failures(key: str, *, write: Scalar, restart: Scalar) -> Failures:
     """Failures at a rate that was counted: `rsc1`, `llama3` or `opt_175b`.
 
     Args:
@@ -61,7 +61,7 @@ def published(key: str, write: Scalar, restart: Scalar) -> Failures:
     return Failures(rate=rate, write=write, restart=restart)
 
 
-def between_failures(failures: Failures, nodes: Scalar) -> Scalar:
+def mean_time_between_failures(failures: Failures, *, nodes: Scalar) -> Scalar:
     """M, mean seconds between two failures of a run: 1 / (r n).
 
     Raises:
@@ -71,7 +71,7 @@ def between_failures(failures: Failures, nodes: Scalar) -> Scalar:
     return 1 / (jnp.asarray(failures.rate) * nodes)
 
 
-def goodput(failures: Failures, nodes: Scalar, interval: Scalar) -> Scalar:
+def goodput(failures: Failures, *, nodes: Scalar, interval: Scalar) -> Scalar:
     """Share of the wall time that advances the run, expected.
 
     Seconds to get one interval done for good, where failures also strike writes and restarts:
@@ -88,10 +88,10 @@ def goodput(failures: Failures, nodes: Scalar, interval: Scalar) -> Scalar:
 
     Source: daly2006checkpoint, the complete model. Exact for exponential failures.
     """
-    return lost(failures, nodes, interval).useful
+    return wall_time_shares(failures, nodes=nodes, interval=interval).useful
 
 
-def lost(failures: Failures, nodes: Scalar, interval: Scalar) -> WallTime:
+def wall_time_shares(failures: Failures, *, nodes: Scalar, interval: Scalar) -> WallTime:
     """Where the wall time goes: shares that add up to 1.
 
     With L = tau + delta, of which e^(L/M) - 1 attempts fail before one holds, and restarts that take
@@ -138,7 +138,7 @@ def _held(attempt: Scalar) -> Scalar:
     return jnp.where(small, series, y * jnp.exp(-y) / -jnp.expm1(-y))
 
 
-def young_interval(failures: Failures, nodes: Scalar) -> Scalar:
+def young_interval(failures: Failures, *, nodes: Scalar) -> Scalar:
     """Seconds between checkpoints that waste least, to first order: sqrt(2 delta M).
 
     Infinite where nothing fails, and otherwise 0 where checkpoints are free.
@@ -150,7 +150,7 @@ def young_interval(failures: Failures, nodes: Scalar) -> Scalar:
     return jnp.where(rate > 0, _root(2 * failures.write / jnp.where(rate > 0, rate, 1.0)), jnp.inf)
 
 
-def daly_interval(failures: Failures, nodes: Scalar) -> Scalar:
+def daly_interval(failures: Failures, *, nodes: Scalar) -> Scalar:
     """Seconds between checkpoints that waste least, to higher order; M where delta is 2 M or more:
 
         sqrt(2 delta M) (1 + (1/3) sqrt(delta / 2M) + (1/9) (delta / 2M)) - delta
@@ -158,11 +158,11 @@ def daly_interval(failures: Failures, nodes: Scalar) -> Scalar:
     Source: daly2006checkpoint.
     """
     root = _root(failures.write * jnp.asarray(failures.rate) * nodes / 2)
-    estimate = young_interval(failures, nodes) * (1 + root / 3 + root**2 / 9) - failures.write
-    return jnp.where(root < 1, estimate, between_failures(failures, nodes))
+    estimate = young_interval(failures, nodes=nodes) * (1 + root / 3 + root**2 / 9) - failures.write
+    return jnp.where(root < 1, estimate, mean_time_between_failures(failures, nodes=nodes))
 
 
-def best_interval(failures: Failures, nodes: Scalar) -> Scalar:
+def best_interval(failures: Failures, *, nodes: Scalar) -> Scalar:
     """Seconds between checkpoints at which `goodput` is highest; the restart has no part in it.
 
     With u = tau / M and s = sqrt(2 delta / M), the slope of goodput vanishes where
@@ -184,7 +184,7 @@ def best_interval(failures: Failures, nodes: Scalar) -> Scalar:
     for _ in range(4):
         u = u - (u + jnp.expm1(-u - far**2 / 2)) / -jnp.expm1(-u - far**2 / 2)
     corrected = jnp.where(small, _branch_series(jnp.where(small, s, 0.0)), u / far)
-    return young_interval(failures, nodes) * corrected
+    return young_interval(failures, nodes=nodes) * corrected
 
 
 def _root(x: Scalar) -> Scalar:
@@ -201,8 +201,8 @@ def _branch_series(s: Scalar) -> Scalar:
     return 1 + total
 
 
-def simulate(
-    failures: Failures, nodes: float, interval: float, work: float, seed: int = 0, runs: int = 1000
+def simulate_failures(
+    failures: Failures, *, nodes: float, interval: float, work: float, seed: int = 0, runs: int = 1000
 ) -> WallTime:
     """Seconds by part of runs that are played through, failure by failure: what `lost` says on average.
 

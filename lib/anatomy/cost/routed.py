@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from anatomy.cost.efficiency import IDEAL, Overheads
 from anatomy.cost.inference.steps import decode, layer_weights
-from anatomy.cost.routing import experts_touched
+from anatomy.cost.routing import active_experts
 from anatomy.specs import Architecture, Cluster, Link, Node, Scalar, Serving, catalogue
 from anatomy.specs.base import number, spec
 from anatomy.specs.cluster import Chip
@@ -86,7 +86,7 @@ def routed_law(router: str) -> RoutedLaw:
 
 
 @spec
-class DecodeStep:
+class DecodeRoofline:
     """One step that decodes a token of each sequence in a batch: a roofline of weights and arithmetic."""
 
     read: Scalar = number("s", doc="to read the weights once")
@@ -103,19 +103,19 @@ class DecodeStep:
         return self.compute / self.seconds
 
 
-def bytes_read(model: Architecture, tokens: Scalar, bytes_per_parameter: Scalar = 2.0) -> Scalar:
+def bytes_read(model: Architecture, *, tokens: Scalar, bytes_per_parameter: Scalar = 2.0) -> Scalar:
     """Bytes of weights that a step reads: what every token uses, and the experts that some token of it visits.
 
     Of the tables of tokens and positions that go in, a token reads a row; that is left out.
     """
-    active = experts_touched(tokens, model.experts, model.top_k)
-    layers = model.layers * layer_weights(model, Serving(), active)
+    active = active_experts(tokens=tokens, experts=model.experts, top_k=model.top_k)
+    layers = model.layers * layer_weights(model, Serving(), active_experts=active)
     return bytes_per_parameter * (layers + model.vocabulary * model.d_model)
 
 
-def decode_step(
-    model: Architecture, batch: Scalar, chip: Chip, chips: Scalar = 1.0, bytes_per_parameter: Scalar = 2.0
-) -> DecodeStep:
+def decode_roofline(
+    model: Architecture, *, batch: Scalar, chip: Chip, chips: Scalar = 1.0, bytes_per_parameter: Scalar = 2.0
+) -> DecodeRoofline:
     """Roofline of a decode step, with tokens spread over experts by chance and nothing lost to links.
 
     It is `decode` on one chip as large as all of them that reaches its peaks. Caches of keys and values are left out:
@@ -139,10 +139,10 @@ def decode_step(
     )
     nothing_hidden = Overheads(efficiency=IDEAL, hop=0.0, network_hop=0.0, kernel=0.0, overlap=0.0)
     step = decode(model, Serving(weight_bytes=bytes_per_parameter), cluster, nothing_hidden, batch=batch, context=0.0)
-    return DecodeStep(read=step.weights, compute=step.compute)
+    return DecodeRoofline(read=step.weights, compute=step.compute)
 
 
-def balanced_batch(experts: Scalar, top_k: Scalar, chip: Chip, bytes_per_parameter: Scalar = 2.0) -> Scalar:
+def balanced_batch(*, experts: Scalar, top_k: Scalar, chip: Chip, bytes_per_parameter: Scalar = 2.0) -> Scalar:
     """Batch at which an expert's arithmetic takes as long as reading its weights: (E / k) F B / (2 W).
 
     Args:
@@ -156,13 +156,13 @@ def balanced_batch(experts: Scalar, top_k: Scalar, chip: Chip, bytes_per_paramet
     return experts / top_k * chip.flops_16bit * bytes_per_parameter / (2 * chip.memory_bandwidth)
 
 
-def dollars_per_token(step: DecodeStep, batch: Scalar, chips: Scalar, dollars_per_hour: Scalar) -> Scalar:
+def dollars_per_token(step: DecodeRoofline, *, batch: Scalar, chips: Scalar, dollars_per_hour: Scalar) -> Scalar:
     """Dollars of rent for each token of a decode step; the number of chips cancels where they share evenly."""
     return step.seconds * chips * dollars_per_hour / 3600 / batch
 
 
 def chips_to_hold(
-    model: Architecture, chip: Chip, bytes_per_parameter: Scalar = 2.0, share: Scalar = 1.0, boxes_of: Scalar = 8.0
+    model: Architecture, chip: Chip, *, bytes_per_parameter: Scalar = 2.0, share: Scalar = 1.0, boxes_of: Scalar = 8.0
 ) -> Scalar:
     """Chips whose memory holds the weights, in whole boxes.
 

@@ -11,7 +11,7 @@ from anatomy.specs import Scalar
 from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, is_concrete, refuse_where, shown
 
 
-def check_routing(owner: str, experts: Scalar, top_k: Scalar, **counts: Scalar) -> None:
+def check_routing(owner: str, *, experts: Scalar, top_k: Scalar, **counts: Scalar) -> None:
     """Refuse what no routing has; traced numbers pass.
 
     Args:
@@ -30,18 +30,18 @@ def check_routing(owner: str, experts: Scalar, top_k: Scalar, **counts: Scalar) 
         refuse_where(wrong, f"{owner}.top_k", top_k, f"at most experts ({shown(experts)})")
 
 
-def tokens_per_expert(tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
+def tokens_per_expert(*, tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
     """Mean tokens that an expert sees of a batch: n k / E.
 
     Raises:
         TypeError, ValueError: as `check_routing`.
     """
-    check_routing("tokens_per_expert", experts, top_k, tokens=tokens)
+    check_routing("tokens_per_expert", experts=experts, top_k=top_k, tokens=tokens)
     return tokens * top_k / experts
 
 
-def spread_per_expert(
-    tokens: Scalar, experts: Scalar, top_k: Scalar, alike: Scalar = 0.0, group: Scalar = 1.0
+def load_standard_deviation(
+    *, tokens: Scalar, experts: Scalar, top_k: Scalar, correlation: Scalar = 0.0, group_size: Scalar = 1.0
 ) -> Scalar:
     """Standard deviation of the tokens that an expert sees, when no expert is preferred on the whole.
 
@@ -55,22 +55,22 @@ def spread_per_expert(
         tokens: n, in the batch.
         experts: E.
         top_k: k.
-        alike: rho, between 0 (independent) and 1 (a whole sequence goes where its first token goes).
-        group: m, tokens in a sequence.
+        correlation: rho, between 0 (independent) and 1 (a whole sequence goes where its first token goes).
+        group_size: m, tokens in a sequence.
 
     Raises:
         TypeError, ValueError: alike is not from 0 to 1, or group is below 1; and as `check_routing`.
 
     Source: kish1965survey for the design effect.
     """
-    check_routing("spread_per_expert", experts, top_k, tokens=tokens)
-    check_arguments("spread_per_expert", between(high=1.0), alike=alike)
-    check_arguments("spread_per_expert", AT_LEAST_ONE, group=group)
+    check_routing("spread_per_expert", experts=experts, top_k=top_k, tokens=tokens)
+    check_arguments("spread_per_expert", between(high=1.0), correlation=correlation)
+    check_arguments("spread_per_expert", AT_LEAST_ONE, group_size=group_size)
     p = top_k / experts
-    return jnp.sqrt(tokens * p * (1 - p) * (1 + (group - 1) * alike))
+    return jnp.sqrt(tokens * p * (1 - p) * (1 + (group_size - 1) * correlation))
 
 
-def experts_touched(tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
+def active_experts(*, tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
     """Experts that at least one token visits, expected: E (1 - (1 - k / E)^n).
 
     Exact where each token chooses k distinct experts, every set as likely, independently of the others.
@@ -78,11 +78,11 @@ def experts_touched(tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
     Raises:
         TypeError, ValueError: as `check_routing`.
     """
-    check_routing("experts_touched", experts, top_k, tokens=tokens)
+    check_routing("experts_touched", experts=experts, top_k=top_k, tokens=tokens)
     return experts * (1 - (1 - top_k / experts) ** tokens)
 
 
-def fullest_expert(tokens: int, experts: Scalar, top_k: Scalar) -> Scalar:
+def max_load(*, tokens: int, experts: Scalar, top_k: Scalar) -> Scalar:
     """Tokens that the fullest expert sees, expected, for independent and even choices.
 
     Each count is binomial with chance p = k / E, and the largest of E independent ones would be M:
@@ -106,15 +106,15 @@ def fullest_expert(tokens: int, experts: Scalar, top_k: Scalar) -> Scalar:
 
     Source: raab1998balls for balls in bins.
     """
-    check_routing("fullest_expert", experts, top_k)
+    check_routing("fullest_expert", experts=experts, top_k=top_k)
     check_arguments("fullest_expert", between(whole=True), tokens=tokens)
     j = jnp.arange(tokens, dtype=float)
     within = betainc(tokens - j, j + 1, 1 - top_k / experts)
-    mean = tokens_per_expert(tokens, experts, top_k)
+    mean = tokens_per_expert(tokens=tokens, experts=experts, top_k=top_k)
     return mean + (jnp.sum(1 - within**experts) - mean) * _apart(experts)
 
 
-def fullest_about(mean: Scalar, spread: Scalar, experts: Scalar) -> Scalar:
+def max_load_of_normal(*, mean: Scalar, standard_deviation: Scalar, experts: Scalar) -> Scalar:
     """Tokens that the fullest of E experts sees, two or more, if counts are normal: in closed form.
 
         mean + spread sqrt(E / (E - 1)) (t - (ln ln E + ln 4 pi) / 2t + gamma / t),    t = sqrt(2 ln E)
@@ -126,11 +126,11 @@ def fullest_about(mean: Scalar, spread: Scalar, experts: Scalar) -> Scalar:
 
     Source: the limit of extremes of normal numbers, gamma being Euler's constant; raab1998balls for counts.
     """
-    check_arguments("fullest_about", AT_LEAST_ZERO, mean=mean, spread=spread)
+    check_arguments("fullest_about", AT_LEAST_ZERO, mean=mean, standard_deviation=standard_deviation)
     check_arguments("fullest_about", between(2.0), experts=experts)
     t = jnp.sqrt(2 * jnp.log(experts))
     above = t - (jnp.log(jnp.log(experts)) + jnp.log(4 * jnp.pi)) / (2 * t) + jnp.euler_gamma / t
-    return mean + spread * _apart(experts) * above
+    return mean + standard_deviation * _apart(experts) * above
 
 
 def _apart(experts: Scalar) -> Scalar:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from anatomy.cost.efficiency import Efficiency
-from anatomy.cost.reliability import Failures, best_interval, lost
-from anatomy.cost.training import step
+from anatomy.cost.reliability import Failures, best_interval, wall_time_shares
+from anatomy.cost.training import training_step
 from anatomy.specs import Architecture, Cluster, Plan, Scalar
 from anatomy.specs.base import (
     ABOVE_ZERO,
@@ -233,7 +233,7 @@ def training_run(
     check_arguments("training_run", ABOVE_ZERO, tokens=tokens, ramp_start=ramp_start)
     check_arguments("training_run", AT_LEAST_ZERO, ramp_tokens=ramp_tokens)
     one, two = (
-        step(
+        training_step(
             model,
             plan,
             cluster,
@@ -256,7 +256,7 @@ def training_run(
     )
     training = tokens / sequence_length * for_sequences + steps * once
     nodes = plan.chips / cluster.node.chips
-    parts = lost(failures, nodes, best_interval(failures, nodes))
+    parts = wall_time_shares(failures, nodes=nodes, interval=best_interval(failures, nodes=nodes))
     return Run(
         training=training,
         writing=training * parts.writing / parts.useful,

@@ -55,7 +55,7 @@ def chinchilla(key: str) -> Chinchilla:
     return Chinchilla(**{name: row[name] for name in ("E", "A", "B", "alpha", "beta")})
 
 
-def published_fits(key: str, draws: int, seed: int = 0) -> Chinchilla:
+def published_fits(key: str, *, draws: int, seed: int = 0) -> Chinchilla:
     """Draws from the uncertainty of a fit that was published with standard errors.
 
     The covariance was not published, and the errors of A and alpha (of B and beta) are nearly
@@ -90,7 +90,7 @@ def published_fits(key: str, draws: int, seed: int = 0) -> Chinchilla:
     )
 
 
-def effective_tokens(unique: Scalar, epochs: Scalar, decay: Scalar) -> Scalar:
+def effective_tokens(*, unique: Scalar, epochs: Scalar, decay: Scalar) -> Scalar:
     """Tokens of fresh data that would be worth as much as `unique` tokens seen `epochs` times.
 
     Each further epoch is worth less, by a factor e after R* of them:

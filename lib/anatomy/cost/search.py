@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from anatomy.cost import explore
 from anatomy.cost.efficiency import Efficiency
-from anatomy.cost.training import step
+from anatomy.cost.training import training_step
 from anatomy.specs import Architecture, Cluster, Plan, Recompute, Scalar
 from anatomy.specs.base import AT_LEAST_ONE, check_arguments
 
@@ -25,7 +25,7 @@ SHARES = (1, 2, 4)  # of the replicas that the chips would give, the reciprocal
 MOST_CHUNKS = 8
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """Legal plans, one a row: their fields, and what the cost model says of each."""
 
     plans: dict[str, Float[np.ndarray, "plans"]]
@@ -106,7 +106,7 @@ def search(
     like: Plan,
     plans: dict[str, Float[np.ndarray, "plans"]] | None = None,
     progress: bool = False,
-) -> Found:
+) -> SearchResult:
     """Evaluate all plans, in double precision, and keep the legal ones.
 
     Args:
@@ -122,7 +122,7 @@ def search(
 
     def outcome(**values: Scalar) -> dict[str, Scalar]:
         plan = like.replace(**values)
-        made = step(model, plan, cluster, batch=batch, sequence_length=sequence_length, efficiency=efficiency)
+        made = training_step(model, plan, cluster, batch=batch, sequence_length=sequence_length, efficiency=efficiency)
         return {
             "seconds": made.seconds,
             "cost": made.seconds * made.chips,
@@ -135,4 +135,4 @@ def search(
     points = every_plan(model, cluster, batch=batch) if plans is None else plans
     table = explore.sweep(outcome, points=points, progress=progress)
     kept = {name: column[table["legal"]] for name, column in table.items() if name != "legal"}
-    return Found({name: kept.pop(name) for name in points}, **kept)
+    return SearchResult({name: kept.pop(name) for name in points}, **kept)

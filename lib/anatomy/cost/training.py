@@ -83,7 +83,7 @@ class Step:
         return self.memory.total <= self.memory_limit
 
 
-def step(
+def training_step(
     model: Architecture,
     plan: Plan,
     cluster: Cluster,
@@ -144,14 +144,18 @@ def step(
     scores = score_seconds(
         model, plan, tokens=tokens, sequence_length=sequence_length, peak=peak, efficiency=efficiency
     )
-    kept, kept_scores = activation_bytes(model, plan, sequence_length)
+    kept, kept_scores = activation_bytes(model, plan, sequence_length=sequence_length)
     traffic, score_traffic = (2 * size / bandwidth for size in (kept, kept_scores))  # written once, read once
     ring = net.slowest_link(t)  # beyond a node, tensor ways go at the network's pace
-    reduce = collectives.all_reduce(VALUE * tokens * model.d_model, t, ring.bandwidth, ring.latency)
-    send = exchange_experts(model, plan, tokens, net)
+    reduce = collectives.all_reduce(
+        VALUE * tokens * model.d_model, chips=t, bandwidth=ring.bandwidth, latency=ring.latency
+    )
+    send = expert_all_to_all(model, plan, tokens=tokens, net=net)
 
     # The whole stage: forward once, backward twice; recomputed parts a third time.
-    logits = gemm_seconds(tokens, model.vocabulary / t, model.d_model, peak, efficiency)
+    logits = gemm_seconds(
+        rows=tokens, columns=model.vocabulary / t, inner=model.d_model, peak=peak, efficiency=efficiency
+    )
     logits = logits + 8 * tokens * model.vocabulary / t / bandwidth  # 32-bit softmax, written and read
     again = jnp.where(full, products + traffic, 0.0) + jnp.where(selective, scores + score_traffic, 0.0)
     work = {
@@ -163,18 +167,22 @@ def step(
     talk = {
         "tensor": (4 + 2 * full) * layers * reduce,
         "expert": (4 + 2 * full) * layers * send,
-        "stages": 2 * plan.chunks * stage_transfer(model, plan, tokens, net),
+        "stages": 2 * plan.chunks * stage_transfer(model, plan, tokens=tokens, net=net),
     }
     compute = sum(work.values())  # seconds of a stage for one micro-batch
     shown = exposed(traffic=sum(talk.values()), overlap=plan.overlap_layers, compute=compute)
     one = work | {name: shown * seconds for name, seconds in talk.items()}
-    exchange = exchange_replicas(model, plan, net, micro_batches)
+    exchange = gradient_reduction(model, plan, net=net, micro_batches=micro_batches)
     return Step(
         **{name: micro_batches * seconds for name, seconds in one.items()},
-        bubble=bubble(p, plan.chunks) * sum(one.values()),
+        bubble=bubble(stages=p, chunks=plan.chunks) * sum(one.values()),
         replicas=exchange
-        * exposed(traffic=exchange, overlap=plan.overlap, compute=compute * exchange_window(plan, micro_batches)),
-        optimizer=optimizer_seconds(model, plan, bandwidth),
+        * exposed(
+            traffic=exchange,
+            overlap=plan.overlap,
+            compute=compute * reduction_window(plan, micro_batches=micro_batches),
+        ),
+        optimizer=optimizer_seconds(model, plan, bandwidth=bandwidth),
         model_flop=batch * sequence_length * model.flop_per_token(sequence_length, backward=True).total,
         hardware_flop=hardware_flop(model, plan, batch=batch, sequence_length=sequence_length),
         peak=plan.chips * peak,
@@ -204,25 +212,27 @@ def score_seconds(
     return half * flop * waste / (peak * efficiency.matmul)
 
 
-def exchange_experts(model: Architecture, plan: Plan, tokens: Scalar, net: Cluster) -> Scalar:
+def expert_all_to_all(model: Architecture, plan: Plan, *, tokens: Scalar, net: Cluster) -> Scalar:
     """Seconds of one all-to-all that sends each token to its k experts (lepikhin2021gshard)."""
     size = VALUE * tokens * model.top_k * model.d_model / plan.tensor
     link = net.slowest_link(plan.expert * plan.tensor)
-    there = collectives.all_to_all(size, plan.expert, link.bandwidth, link.latency)
+    there = collectives.all_to_all(size, chips=plan.expert, bandwidth=link.bandwidth, latency=link.latency)
     return model.is_routed * model.expert_layers / model.layers * there
 
 
-def stage_transfer(model: Architecture, plan: Plan, tokens: Scalar, net: Cluster) -> Scalar:
+def stage_transfer(model: Architecture, plan: Plan, *, tokens: Scalar, net: Cluster) -> Scalar:
     """Seconds to send a micro-batch's activations to the next stage, each tensor rank its part.
 
     Source: narayanan2021megatron, section 4.1 (scatter/gather).
     """
     link = net.slowest_link(plan.chips)  # some stage ends where a node or a segment ends
-    send = collectives.point_to_point(VALUE * tokens * model.d_model / plan.tensor, link.bandwidth, link.latency)
+    send = collectives.point_to_point(
+        VALUE * tokens * model.d_model / plan.tensor, bandwidth=link.bandwidth, latency=link.latency
+    )
     return jnp.where(plan.pipeline > 1, send, 0.0)
 
 
-def exchange_passes(plan: Plan, micro_batches: Scalar) -> Scalar:
+def reduction_passes(plan: Plan, *, micro_batches: Scalar) -> Scalar:
     """How often a step gathers weights or scatters gradients among replicas.
 
     Plain data parallelism and ZeRO 1 scatter the gradients and gather the weights once: 2. ZeRO 2 keeps no
@@ -235,7 +245,7 @@ def exchange_passes(plan: Plan, micro_batches: Scalar) -> Scalar:
     return jnp.where(plan.zero >= 3, 3 * m, jnp.where(plan.zero >= 2, m + 1, 2.0))
 
 
-def exchange_window(plan: Plan, micro_batches: Scalar) -> Scalar:
+def reduction_window(plan: Plan, *, micro_batches: Scalar) -> Scalar:
     """Micro-batches of compute behind which the exchange between replicas can be hidden.
 
     Gradients are complete in the last backward pass, and weights are wanted in the first forward pass: together
@@ -248,7 +258,7 @@ def exchange_window(plan: Plan, micro_batches: Scalar) -> Scalar:
     return jnp.where(plan.zero >= 2, micro_batches, jnp.minimum(once, micro_batches))
 
 
-def exchange_replicas(model: Architecture, plan: Plan, net: Cluster, micro_batches: Scalar) -> Scalar:
+def gradient_reduction(model: Architecture, plan: Plan, *, net: Cluster, micro_batches: Scalar) -> Scalar:
     """Seconds in which replicas sum gradients and hand out weights.
 
     In hybrid sharding that happens inside groups, and the groups sum what they hold once. Experts have
@@ -256,20 +266,24 @@ def exchange_replicas(model: Architecture, plan: Plan, net: Cluster, micro_batch
 
     Source: rajbhandari2020zero, section 7; zhao2023fsdp for hybrid sharding.
     """
-    passes = exchange_passes(plan, micro_batches)
+    passes = reduction_passes(plan, micro_batches=micro_batches)
 
     def exchange(held: Scalar, replicas: Scalar, neighbours: Scalar) -> Scalar:
         ways = plan.zero_group(replicas)
-        group = collectives.replica_exchange(GRADIENT * held, ways, neighbours, net, passes)
-        return group + collectives.replica_exchange(GRADIENT * held / ways, replicas / ways, neighbours * ways, net)
+        group = collectives.hierarchical_reduction(
+            GRADIENT * held, replicas=ways, neighbours=neighbours, cluster=net, passes=passes
+        )
+        return group + collectives.hierarchical_reduction(
+            GRADIENT * held / ways, replicas=replicas / ways, neighbours=neighbours * ways, cluster=net
+        )
 
     shared, experts = held_parameters(model, plan)
     return exchange(shared, plan.data, plan.tensor) + exchange(experts, plan.expert_replicas, plan.tensor * plan.expert)
 
 
-def optimizer_seconds(model: Architecture, plan: Plan, bandwidth: Scalar) -> Scalar:
+def optimizer_seconds(model: Architecture, plan: Plan, *, bandwidth: Scalar) -> Scalar:
     """Seconds to read gradients and state and to write state and weights: 2 + 12 + 12 + 2 bytes a parameter."""
-    return state_parameters(model, plan, 1) * 28.0 / bandwidth
+    return state_parameters(model, plan, stage=1) * 28.0 / bandwidth
 
 
 def hardware_flop(model: Architecture, plan: Plan, *, batch: Scalar, sequence_length: Scalar) -> Scalar:

@@ -53,7 +53,7 @@ class Traffic:
     share: Scalar = number("1", doc="of the bandwidth of a node's network adapters")
 
 
-def blocks_like(model: Architecture, every: Scalar, d_image: Scalar) -> CrossAttention:
+def blocks_like(model: Architecture, *, every: Scalar, d_image: Scalar) -> CrossAttention:
     """Cross-attention blocks for a language model: one for each `every` of its layers, or a part of them.
 
     As in Flamingo, a block has the heads of the language model and an MLP of four times its width.
@@ -86,6 +86,7 @@ def tuning_flop(
     encoder: Encoder,
     resampler: Resampler,
     cross: CrossAttention,
+    *,
     tokens: Scalar,
     images: Scalar,
     attended: Scalar,
@@ -123,7 +124,7 @@ def tuning_flop(
     )
 
 
-def appetite(flop_per_token: Scalar, chips: Scalar, peak: Scalar, utilisation: Scalar) -> Scalar:
+def data_rate(*, flop_per_token: Scalar, chips: Scalar, peak: Scalar, utilisation: Scalar) -> Scalar:
     """Tokens a second that chips consume in training: n P u over the FLOP of a token.
 
     Args:
@@ -140,7 +141,7 @@ def appetite(flop_per_token: Scalar, chips: Scalar, peak: Scalar, utilisation: S
     return chips * peak * utilisation / flop_per_token
 
 
-def traffic(tokens_per_second: Scalar, bytes_per_token: Scalar, cluster: Cluster) -> Traffic:
+def storage_traffic(*, tokens_per_second: Scalar, bytes_per_token: Scalar, cluster: Cluster) -> Traffic:
     """Input that a training run reads, if every chip of the cluster takes an equal part and reads it once.
 
     Raises:
@@ -152,7 +153,7 @@ def traffic(tokens_per_second: Scalar, bytes_per_token: Scalar, cluster: Cluster
     return Traffic(cluster=whole, node=chip * cluster.node.chips, chip=chip, share=chip / cluster.inside.bandwidth)
 
 
-def latent_bytes(patch: Scalar, downsampling: Scalar, channels: Scalar, bytes_per_value: Scalar = 2.0) -> Scalar:
+def latent_bytes(*, patch: Scalar, downsampling: Scalar, channels: Scalar, bytes_per_value: Scalar = 2.0) -> Scalar:
     """Bytes of the latents of an autoencoder that a patch takes: (P / f)^2 positions of so many channels.
 
     Args:
@@ -171,7 +172,7 @@ def latent_bytes(patch: Scalar, downsampling: Scalar, channels: Scalar, bytes_pe
     return (patch / downsampling) ** 2 * channels * bytes_per_value
 
 
-def code_bytes(patch: Scalar, downsampling: Scalar, codes: Scalar) -> Scalar:
+def code_bytes(*, patch: Scalar, downsampling: Scalar, codes: Scalar) -> Scalar:
     """Bytes that a patch takes as indices into a codebook: log2(K) / 8 for each position.
 
     Args:
@@ -185,4 +186,4 @@ def code_bytes(patch: Scalar, downsampling: Scalar, codes: Scalar) -> Scalar:
     Source: chameleon2024, section 2.1.
     """
     check_arguments("code_bytes", AT_LEAST_ONE, codes=codes)
-    return latent_bytes(patch, downsampling, 1.0, 1.0) * jnp.log2(codes) / 8
+    return latent_bytes(patch=patch, downsampling=downsampling, channels=1.0, bytes_per_value=1.0) * jnp.log2(codes) / 8

@@ -23,7 +23,8 @@ from anatomy.train.data import tokens
 from anatomy.train.data.sources import LENGTH, VOCABULARY
 
 SLOTS, CHUNK, COUNT = 16, 64, 100
-PROMPT, ANSWER = (40.0, 0.7, 96.0), (40.0, 1.0, 160.0)  # tokens: mean, spread, and where they are cut
+PROMPT = {"mean": 40.0, "variation": 0.7, "longest": 96.0}  # tokens
+ANSWER = {"mean": 40.0, "variation": 1.0, "longest": 160.0}
 SHORTER = 40.0, 4.0  # prompts and answers of the recording are made so many times shorter, to fit the context
 LOAD = 0.7  # of what static batching carries, as the simulation has it
 LIMITS = Limits(room=LENGTH, queue=COUNT)
@@ -57,7 +58,7 @@ class ServedTraffic(NamedTuple):
 def random_requests(arrival: np.ndarray) -> Requests:
     """Requests with lengths that have long tails."""
     keys, laws = jax.random.split(jax.random.key(0), 2), (PROMPT, ANSWER)
-    prompt, output = (lognormal_lengths(key, len(arrival), *law) for key, law in zip(keys, laws, strict=True))
+    prompt, output = (lognormal_lengths(key, count=len(arrival), **law) for key, law in zip(keys, laws, strict=True))
     return Requests(arrival=arrival, prompt=prompt, output=output)
 
 
@@ -137,7 +138,7 @@ def traffics(rate: float) -> dict[str, Requests]:
     """The traffics."""
     return {
         "all at once": random_requests(np.zeros(COUNT)),
-        "by chance": random_requests(poisson(jax.random.key(1), COUNT, rate)),
+        "by chance": random_requests(poisson(jax.random.key(1), count=COUNT, rate=rate)),
         "as recorded": recorded_requests(rate),
     }
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anatomy.cost.inference.token_trees import best_tree
-from anatomy.cost.inference.verification import touched_by_blocks
+from anatomy.cost.inference.verification import active_experts_of_blocks
 from anatomy.decode import (
     Drafter,
     DraftModel,
@@ -293,7 +293,11 @@ class Machine(NamedTuple):
     def pass_of(self, name: str, batch: int, block: int) -> float:
         """Seconds of a pass over so many tokens of each sequence."""
         model = target(name)
-        experts = float(touched_by_blocks(batch, block, model.config.experts, model.config.top_k))
+        experts = float(
+            active_experts_of_blocks(
+                blocks=batch, block_tokens=block, experts=model.config.experts, top_k=model.config.top_k
+            )
+        )
         return model.read(experts) / self.bandwidth + batch * block * model.flop() / self.rate
 
     def balance(self, name: str) -> float:

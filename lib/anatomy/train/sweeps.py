@@ -211,7 +211,7 @@ def tokens_per_parameter(name: str) -> float:
     recipe = recipes.known(name)
     model = recipe.config.architecture
     tokens = recipe.training.batches().sum() * recipe.config.context
-    return float(tokens_per_expert(tokens, model.experts, model.top_k) / model.expert_parameters)
+    return float(tokens_per_expert(tokens=tokens, experts=model.experts, top_k=model.top_k) / model.expert_parameters)
 
 
 def touched(visits: Float[np.ndarray, "*batch E"], tokens: int) -> Float[np.ndarray, "*batch"]:

@@ -144,7 +144,7 @@ def expected_arguments(case: Case) -> dict[str, float]:
     tables = c.vocabulary * d * (1 if p > 1 else 1 - 1 / t)
     norms = 2 * d * s.layers * (1 - 1 / t) + d * (1 - 1 / (p * t))
     router = d * c.experts * s.layers - float(model.parameters.router) / (p * t)
-    by_rules = [float(state_parameters(model, case.plan, stage)) for stage in (3, 1)]
+    by_rules = [float(state_parameters(model, case.plan, stage=stage)) for stage in (3, 1)]
     return {
         "cost.memory.state_parameters, weights and two moments": BYTES * (by_rules[0] + MOMENTS * by_rules[1]),
         "both tables on every stage, the embedding on every tensor way": state(tables),

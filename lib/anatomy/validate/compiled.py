@@ -174,7 +174,7 @@ def _sent(case: Case, moved: Counter[tuple[str, tuple[str, ...]]]) -> Iterable[R
     cluster = Cluster(
         node=Node(chip=chip, chips=float(case.devices), link=one), nodes=1.0, inside=one, between=one, segment_nodes=1.0
     )
-    step = training.step(
+    step = training.training_step(
         c.architecture,
         case.plan,
         cluster,

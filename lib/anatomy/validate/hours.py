@@ -13,7 +13,7 @@ import numpy as np
 from anatomy.cost.efficiency import efficiency
 from anatomy.cost.run import training_flop
 from anatomy.cost.search import every_plan, search
-from anatomy.cost.training import Step, step
+from anatomy.cost.training import Step, training_step
 from anatomy.specs import Architecture, Cluster, Plan
 from anatomy.validate.published import Run, architecture_of, cluster_of, plan_of
 
@@ -64,7 +64,7 @@ class Training:
             plan = self.plan or plain_plan(
                 self.model, self.cluster, self.sequences, self.sequence, self.chip, self.fused_attention
             )
-            return step(
+            return training_step(
                 self.model, plan, self.cluster, batch=self.sequences, sequence_length=self.sequence, efficiency=share
             )
 

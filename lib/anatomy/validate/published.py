@@ -14,7 +14,7 @@ import jax
 
 from anatomy.cost import legality
 from anatomy.cost.efficiency import Efficiency, efficiency, generation_of
-from anatomy.cost.training import Step, hardware_flop, step
+from anatomy.cost.training import Step, hardware_flop, training_step
 from anatomy.specs import Architecture, Attention, Cluster, Link, Node, Plan, Recompute, architecture, catalogue
 from anatomy.specs.catalogue import chip
 
@@ -65,7 +65,7 @@ class Run:
         """The cost model's step of this run, in double precision; with other constants, if given."""
         with jax.enable_x64(True):
             constants = share if share is not None else efficiency(self.chip)
-            return step(
+            return training_step(
                 self.model,
                 self.plan,
                 self.cluster,

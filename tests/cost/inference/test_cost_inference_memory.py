@@ -43,11 +43,11 @@ def test_a_head_stage_has_both_tables_and_the_others_none():
 
 def test_room_for_the_cache_is_what_weights_leave():
     plan = Serving(tensor=8.0, pipeline=16.0, head=0.0)
-    room = float(cache_room(GPT4, plan, A100))
+    room = float(cache_room(GPT4, plan, chip_memory=A100))
     assert room == pytest.approx(A100 - 2 * float(held_weights(GPT4, plan)), rel=1e-12)
     most = float(largest_batch(GPT4, plan, chip_memory=A100, context=4096.0))
-    assert most * float(sequence_cache(GPT4, plan, 4096.0)) <= room
-    assert float(cache_room(GPT4, Serving(), A100)) == 0
+    assert most * float(sequence_cache(GPT4, plan, context=4096.0)) <= room
+    assert float(cache_room(GPT4, Serving(), chip_memory=A100)) == 0
 
 
 def test_fewer_sequences_than_ways_fill_whole_chips():
@@ -70,9 +70,9 @@ def test_gathered_weights_need_room_for_a_layer():
 def test_cache_by_heads_is_copied_where_heads_are_fewer_than_ways_and_by_sequence_is_not():
     by_heads, by_sequence = (Serving(tensor=8.0, cache_by_sequence=by) for by in (0.0, 1.0))
     whole = MQA.cache_bytes_per_token() * 1000
-    assert float(sequence_cache(MQA, by_heads, 1000.0)) == pytest.approx(whole)
-    assert float(sequence_cache(MQA, by_sequence, 1000.0)) == pytest.approx(whole / 8)
-    assert float(sequence_cache(GPT4, by_heads, 1000.0)) == pytest.approx(GPT4.cache_bytes_per_token() * 125)
+    assert float(sequence_cache(MQA, by_heads, context=1000.0)) == pytest.approx(whole)
+    assert float(sequence_cache(MQA, by_sequence, context=1000.0)) == pytest.approx(whole / 8)
+    assert float(sequence_cache(GPT4, by_heads, context=1000.0)) == pytest.approx(GPT4.cache_bytes_per_token() * 125)
 
 
 @given(st.sampled_from([GPT4, MQA]), st.floats(100, 40_000), st.sampled_from([1.0, 2.0]), st.booleans())

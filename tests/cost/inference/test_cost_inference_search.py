@@ -17,7 +17,7 @@ PLANS = every_plan(MODEL, CLUSTER, batch=np.array([1.0, 16.0, 256.0, 4096.0]))
 
 @pytest.fixture(scope="module")
 def found():
-    return search(MODEL, CLUSTER, AMPERE, CONTEXT, Serving(), PLANS)
+    return search(MODEL, CLUSTER, AMPERE, context=CONTEXT, like=Serving(), plans=PLANS)
 
 
 def test_every_plan_can_be_run():
@@ -54,7 +54,7 @@ def test_a_row_says_what_decode_says(found):
 
 def test_prompts_are_searched_by_what_reads_them():
     plans = {name: column[::97] for name, column in PLANS.items()}
-    read = search(MODEL, CLUSTER, AMPERE, 2048.0, Serving(), plans, run=prefill)
+    read = search(MODEL, CLUSTER, AMPERE, context=2048.0, like=Serving(), plans=plans, run=prefill)
     for index in np.random.default_rng(1).integers(0, len(read.seconds), 5):
         sequences = plans["sequences"][index]
         made = prefill(MODEL, read.plan(index, Serving()), CLUSTER, AMPERE, batch=sequences, prompt=2048.0)
@@ -90,4 +90,4 @@ def test_nonsense_is_refused():
     with pytest.raises(ValueError, match=r"every_plan.batch is 0"):
         every_plan(MODEL, CLUSTER, batch=np.array([0.0]))
     with pytest.raises(ValueError, match=r"search.context is 0"):
-        search(MODEL, CLUSTER, AMPERE, 0.0, Serving(), PLANS)
+        search(MODEL, CLUSTER, AMPERE, context=0.0, like=Serving(), plans=PLANS)

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from anatomy.claims.record import record
 from anatomy.cost.inference.speculation import (
-    best_length,
-    by_length,
-    changing_survival,
-    even_survival,
+    best_draft_length,
+    correlated_acceptance,
     expected_tokens,
-    rounds_for,
+    independent_acceptance,
     speed_up,
-    staged_draft,
-    stationary_length,
-    tokens_law,
+    speed_up_by_length,
+    staged_draft_cost,
+    stationary_draft_length,
+    steps_for,
+    tokens_distribution,
     tokens_moments,
-    uneven_survival,
+    two_state_acceptance,
 )
 from hypothesis import given, settings
 from scipy.optimize import minimize_scalar
@@ -45,9 +45,11 @@ def yielded(accepted):
 
 @given(shares, lengths)
 def test_expected_tokens_are_the_sum_of_survivals(alignment, length):
-    survival = even_survival(alignment, length)
-    assert float(expected_tokens(alignment, length)) == pytest.approx(float(survival.sum()), rel=1e-12)
-    assert 1 <= float(expected_tokens(alignment, length)) <= length + 1 + 1e-9
+    survival = independent_acceptance(acceptance_rate=alignment, longest=length)
+    assert float(expected_tokens(acceptance_rate=alignment, draft_length=length)) == pytest.approx(
+        float(survival.sum()), rel=1e-12
+    )
+    assert 1 <= float(expected_tokens(acceptance_rate=alignment, draft_length=length)) <= length + 1 + 1e-9
 
 
 @settings(max_examples=40)
@@ -65,12 +67,12 @@ def test_gradients_are_right_up_to_alignment_one(short, length):
 @pytest.mark.parametrize("alignment", [0.0, 0.3, 0.75, 1.0])
 def test_rounds_that_are_drawn(alignment):
     tokens = yielded(np.random.default_rng(0).random((ROUNDS, 6)) < alignment)
-    survival = even_survival(alignment, 6)
+    survival = independent_acceptance(acceptance_rate=alignment, longest=6)
     mean, deviation = tokens_moments(survival)
     assert close(tokens, mean)
     assert tokens.std() == pytest.approx(float(deviation), rel=0.01, abs=1e-9)
     counted = np.bincount(tokens, minlength=8)[1:] / ROUNDS
-    np.testing.assert_allclose(counted, tokens_law(survival), atol=0.006)
+    np.testing.assert_allclose(counted, tokens_distribution(survival), atol=0.006)
 
 
 # Acceptance that varies.
@@ -83,22 +85,28 @@ def test_rounds_of_uneven_ease(alignment, alike):
     ease = rng.beta(alignment * both, (1 - alignment) * both, (ROUNDS, 1))
     accepted = rng.random((ROUNDS, 8)) < ease
     assert np.corrcoef(accepted[:, 0], accepted[:, 7])[0, 1] == pytest.approx(alike, abs=0.02)
-    for i, expected in enumerate(uneven_survival(alignment, alike, 8)):
+    for i, expected in enumerate(correlated_acceptance(acceptance_rate=alignment, correlation=alike, longest=8)):
         assert close(accepted[:, :i].all(1), expected)
 
 
 @settings(max_examples=30)
 @given(shares, st.integers(0, 12))
 def test_uneven_rounds_at_the_ends(alignment, most):
-    np.testing.assert_allclose(uneven_survival(alignment, 0.0, most), even_survival(alignment, most), rtol=1e-12)
+    np.testing.assert_allclose(
+        correlated_acceptance(acceptance_rate=alignment, correlation=0.0, longest=most),
+        independent_acceptance(acceptance_rate=alignment, longest=most),
+        rtol=1e-12,
+    )
     wholly = [1.0, *[alignment] * most]
-    np.testing.assert_allclose(uneven_survival(alignment, 1.0, most), wholly, rtol=1e-12)
+    np.testing.assert_allclose(
+        correlated_acceptance(acceptance_rate=alignment, correlation=1.0, longest=most), wholly, rtol=1e-12
+    )
 
 
 @given(inner, st.floats(0.01, 0.9))
 def test_uneven_rounds_fall_like_a_power(alignment, alike):
     """ln S over ln i tends to -(1 - a) (1 - rho) / rho: no exponential."""
-    survival = np.log(uneven_survival(alignment, alike, 40_000))
+    survival = np.log(correlated_acceptance(acceptance_rate=alignment, correlation=alike, longest=40_000))
     slope = (survival[40_000] - survival[20_000]) / np.log(2)
     assert slope == pytest.approx(-(1 - alignment) * (1 - alike) / alike, rel=0.02)
 
@@ -116,7 +124,7 @@ def test_passages_easy_and_hard(easy, hard, to_hard, to_easy):
     while place + length < size:
         rounds.append(int(yielded(accepted[place : place + length])))
         place += rounds[-1]
-    survival = changing_survival(easy, hard, to_hard, to_easy, length)
+    survival = two_state_acceptance(easy=easy, hard=hard, to_hard=to_hard, to_easy=to_easy, longest=length)
     tail = [np.mean(np.array(rounds) > i) for i in range(length + 1)]
     np.testing.assert_allclose(tail, survival, atol=0.015)
     # Rounds begin in hard places, so that the first token is accepted less often than tokens are on the whole.
@@ -125,8 +133,8 @@ def test_passages_easy_and_hard(easy, hard, to_hard, to_easy):
 
 @given(shares, inner, inner, st.integers(0, 8))
 def test_passages_that_do_not_differ_are_even(alignment, to_hard, to_easy, length):
-    survival = changing_survival(alignment, alignment, to_hard, to_easy, length)
-    np.testing.assert_allclose(survival, even_survival(alignment, length), atol=1e-12)
+    survival = two_state_acceptance(easy=alignment, hard=alignment, to_hard=to_hard, to_easy=to_easy, longest=length)
+    np.testing.assert_allclose(survival, independent_acceptance(acceptance_rate=alignment, longest=length), atol=1e-12)
 
 
 # The best draft length.
@@ -138,41 +146,76 @@ def test_the_best_length_is_the_best_of_all(alignment, draft, block, more):
     rates = [
         sum(alignment**i for i in range(g + 1)) / (g * draft + costs[g]) for g in range(33)
     ]  # by hand, length by length
-    survival = even_survival(alignment, 32)
-    np.testing.assert_allclose(by_length(survival, draft, costs), rates, rtol=1e-12)
-    found = int(jax.jit(best_length)(survival, draft, costs))
+    survival = independent_acceptance(acceptance_rate=alignment, longest=32)
+    np.testing.assert_allclose(speed_up_by_length(survival, draft_cost=draft, verify_cost=costs), rates, rtol=1e-12)
+    found = int(jax.jit(best_draft_length)(survival, draft, costs))
     assert rates[found] == pytest.approx(max(rates), rel=1e-12)
 
 
 @settings(max_examples=30)
 @given(inner, st.floats(0.005, 0.8), st.floats(1, 2))
 def test_the_stationary_length_is_the_peak(alignment, draft, block):
-    found = float(stationary_length(alignment, draft, block))
+    found = float(stationary_draft_length(acceptance_rate=alignment, draft_cost=draft, verify_cost=block))
     fall = -np.log(alignment)
     s = 1 + fall * (block - draft) / draft
     if s < 700:  # or the exponential is 0
         assert found == pytest.approx((-lambertw(-np.exp(-s), -1).real - s) / fall - 1, rel=1e-6, abs=1e-6)
     if found > 0:
-        rate = lambda g: -float(speed_up(expected_tokens(alignment, g), g, draft, block))  # noqa: E731
+
+        def rate(g: float) -> float:
+            tokens = expected_tokens(acceptance_rate=alignment, draft_length=g)
+            return -float(speed_up(tokens=tokens, draft_length=g, draft_cost=draft, verify_cost=block))
+
         peak = minimize_scalar(rate, bounds=(0, 3 * found + 5), method="bounded", options={"xatol": 1e-9})
         assert -rate(found) == pytest.approx(-peak.fun, rel=1e-9)
-        whole = int(best_length(even_survival(alignment, int(found) + 3), draft, block))
+        whole = int(
+            best_draft_length(
+                independent_acceptance(acceptance_rate=alignment, longest=int(found) + 3),
+                draft_cost=draft,
+                verify_cost=block,
+            )
+        )
         assert whole in (int(found), int(found) + 1)
-        slope = jax.grad(lambda g: speed_up(expected_tokens(alignment, g), g, draft, block))(found)
+        slope = jax.grad(
+            lambda g: speed_up(
+                tokens=expected_tokens(acceptance_rate=alignment, draft_length=g),
+                draft_length=g,
+                draft_cost=draft,
+                verify_cost=block,
+            )
+        )(found)
         assert abs(float(slope)) < 1e-6
 
 
 def test_a_draft_that_costs_more_than_it_is_right_never_pays():
     for alignment in (0.2, 0.5, 0.8):
-        assert int(best_length(even_survival(alignment, 16), alignment * 1.001)) == 0
-        assert int(best_length(even_survival(alignment, 16), alignment * 0.999)) > 0
+        assert (
+            int(
+                best_draft_length(
+                    independent_acceptance(acceptance_rate=alignment, longest=16), draft_cost=alignment * 1.001
+                )
+            )
+            == 0
+        )
+        assert (
+            int(
+                best_draft_length(
+                    independent_acceptance(acceptance_rate=alignment, longest=16), draft_cost=alignment * 0.999
+                )
+            )
+            > 0
+        )
 
 
 def test_plain_jit_and_vmap_agree():
     a, g, c = np.array([0.0, 0.5, 0.999, 1.0]), np.array([1.0, 4.0, 7.0, 3.0]), np.array([0.1, 0.2, 0.0, 1.0])
 
     def gain(alignment, length, draft):
-        return speed_up(expected_tokens(alignment, length), length, draft)
+        return speed_up(
+            tokens=expected_tokens(acceptance_rate=alignment, draft_length=length),
+            draft_length=length,
+            draft_cost=draft,
+        )
 
     one_by_one = [float(gain(*each)) for each in zip(a, g, c, strict=True)]
     np.testing.assert_allclose(jax.jit(jax.vmap(gain))(a, g, c), one_by_one, rtol=1e-12)
@@ -186,16 +229,35 @@ def test_rounds_until_the_draft_is_written(alignment, inner_length, wanted):
     rng = np.random.default_rng(3)
     tokens = yielded(rng.random((20_000, wanted, inner_length)) < alignment).cumsum(1)
     rounds = (tokens < wanted).sum(1) + 1
-    law = tokens_law(even_survival(alignment, inner_length))
-    assert close(rounds, rounds_for(law, wanted))
+    law = tokens_distribution(independent_acceptance(acceptance_rate=alignment, longest=inner_length))
+    assert close(rounds, steps_for(law, tokens=wanted))
 
 
 @given(inner, st.integers(1, 8), st.floats(0, 0.3))
 def test_staged_drafts_at_the_ends(draft, length, second):
     # Without a second draft, and with one that is never right and costs nothing, the draft costs what it costs.
-    assert float(staged_draft(draft, length, even_survival(0.9, 0), second)) == pytest.approx(draft)
-    assert float(staged_draft(draft, length, even_survival(0.0, 3), 0.0)) == pytest.approx(draft)
-    perfect = staged_draft(draft, length, even_survival(1.0, length - 1), 0.0)
+    assert float(
+        staged_draft_cost(
+            draft_cost=draft,
+            draft_length=length,
+            acceptance=independent_acceptance(acceptance_rate=0.9, longest=0),
+            second_cost=second,
+        )
+    ) == pytest.approx(draft)
+    assert float(
+        staged_draft_cost(
+            draft_cost=draft,
+            draft_length=length,
+            acceptance=independent_acceptance(acceptance_rate=0.0, longest=3),
+            second_cost=0.0,
+        )
+    ) == pytest.approx(draft)
+    perfect = staged_draft_cost(
+        draft_cost=draft,
+        draft_length=length,
+        acceptance=independent_acceptance(acceptance_rate=1.0, longest=length - 1),
+        second_cost=0.0,
+    )
     assert float(perfect) == pytest.approx(draft / length)  # all tokens in one pass
 
 
@@ -204,7 +266,13 @@ def test_staged_drafts_at_the_ends(draft, length, second):
 
 def test_published_speed_ups():
     t5 = record("leviathan_t5")
-    predicted = float(speed_up(expected_tokens(t5["alignment"], t5["length"]), t5["length"], t5["draft_cost"]))
+    predicted = float(
+        speed_up(
+            tokens=expected_tokens(acceptance_rate=t5["alignment"], draft_length=t5["length"]),
+            draft_length=t5["length"],
+            draft_cost=t5["draft_cost"],
+        )
+    )
     assert abs(predicted / t5["greedy"] - 1) < 0.05
     # At temperature 1 the same alignment would promise the same; what was measured asks for a lower one.
     assert predicted / t5["sampled"] > 1.2
@@ -217,33 +285,65 @@ def test_published_speed_ups():
     "call, message",
     [
         (
-            lambda: expected_tokens(1.2, 4),
+            lambda: expected_tokens(acceptance_rate=1.2, draft_length=4),
             r"expected_tokens.alignment is 1.2; allowed: a number at least 0",
         ),
-        (lambda: expected_tokens(0.5, -1), r"expected_tokens.length is -1; allowed"),
-        (lambda: expected_tokens(float("nan"), 1), r"alignment is nan"),
-        (lambda: even_survival(-0.1, 3), r"even_survival.alignment is -0.1"),
-        (lambda: uneven_survival(0.5, 2.0, 3), r"uneven_survival.alike is 2"),
-        (lambda: changing_survival(0.5, 0.5, 1.5, 0.5, 3), r"changing_survival.to_hard is 1.5"),
+        (lambda: expected_tokens(acceptance_rate=0.5, draft_length=-1), r"expected_tokens.length is -1; allowed"),
+        (lambda: expected_tokens(acceptance_rate=float("nan"), draft_length=1), r"alignment is nan"),
+        (lambda: independent_acceptance(acceptance_rate=-0.1, longest=3), r"even_survival.alignment is -0.1"),
+        (lambda: correlated_acceptance(acceptance_rate=0.5, correlation=2.0, longest=3), r"uneven_survival.alike is 2"),
         (
-            lambda: changing_survival(0.9, 0.5, 0.0, 0.0, 3),
+            lambda: two_state_acceptance(easy=0.5, hard=0.5, to_hard=1.5, to_easy=0.5, longest=3),
+            r"changing_survival.to_hard is 1.5",
+        ),
+        (
+            lambda: two_state_acceptance(easy=0.9, hard=0.5, to_hard=0.0, to_easy=0.0, longest=3),
             r"changing_survival.to_hard is 0; allowed",
         ),
-        (lambda: changing_survival(0.9, 0.5, 0.1, 0.1, -1), r"changing_survival.length is -1"),
-        (lambda: even_survival(0.5, -1), r"even_survival.most is -1; allowed: a whole number at least 0"),
-        (lambda: uneven_survival(0.5, 0.1, -1), r"uneven_survival.most is -1"),
-        (lambda: rounds_for(jnp.ones(1), -1), r"rounds_for.tokens is -1"),
-        (lambda: speed_up(2.0, 1, -0.1), r"speed_up.draft is -0.1"),
-        (lambda: speed_up(2.0, 1, 0.1, 0.0), r"speed_up.block is 0; allowed: a number above 0"),
-        (lambda: stationary_length(1.0, 0.1), r"stationary_length.alignment is 1; allowed: a number below 1"),
-        (lambda: stationary_length(0.5, 1.5), r"stationary_length.block is 1; allowed: a number above draft"),
-        (lambda: staged_draft(0.1, 0, jnp.ones(2), 0.1), r"staged_draft.length is 0"),
-        (lambda: staged_draft(0.1, 2, jnp.array([1.0, 0.5, 0.6]), 0.1), r"tokens_law.survival is 0.6"),
-        (lambda: tokens_law(np.array([1.0, 0.2, 0.5])), r"tokens_law.survival is 0.5; allowed: 1 of no token, then"),
+        (
+            lambda: two_state_acceptance(easy=0.9, hard=0.5, to_hard=0.1, to_easy=0.1, longest=-1),
+            r"changing_survival.length is -1",
+        ),
+        (
+            lambda: independent_acceptance(acceptance_rate=0.5, longest=-1),
+            r"even_survival.most is -1; allowed: a whole number at least 0",
+        ),
+        (
+            lambda: correlated_acceptance(acceptance_rate=0.5, correlation=0.1, longest=-1),
+            r"uneven_survival.most is -1",
+        ),
+        (lambda: steps_for(jnp.ones(1), tokens=-1), r"rounds_for.tokens is -1"),
+        (lambda: speed_up(tokens=2.0, draft_length=1, draft_cost=-0.1), r"speed_up.draft is -0.1"),
+        (
+            lambda: speed_up(tokens=2.0, draft_length=1, draft_cost=0.1, verify_cost=0.0),
+            r"speed_up.block is 0; allowed: a number above 0",
+        ),
+        (
+            lambda: stationary_draft_length(acceptance_rate=1.0, draft_cost=0.1),
+            r"stationary_length.alignment is 1; allowed: a number below 1",
+        ),
+        (
+            lambda: stationary_draft_length(acceptance_rate=0.5, draft_cost=1.5),
+            r"stationary_length.block is 1; allowed: a number above draft",
+        ),
+        (
+            lambda: staged_draft_cost(draft_cost=0.1, draft_length=0, acceptance=jnp.ones(2), second_cost=0.1),
+            r"staged_draft.length is 0",
+        ),
+        (
+            lambda: staged_draft_cost(
+                draft_cost=0.1, draft_length=2, acceptance=jnp.array([1.0, 0.5, 0.6]), second_cost=0.1
+            ),
+            r"tokens_law.survival is 0.6",
+        ),
+        (
+            lambda: tokens_distribution(np.array([1.0, 0.2, 0.5])),
+            r"tokens_law.survival is 0.5; allowed: 1 of no token, then",
+        ),
         (lambda: tokens_moments(np.array([0.9, 0.5])), r"tokens_moments.survival is 0.9"),
-        (lambda: best_length(jnp.array([1.0, 1.5]), 0.1), r"by_length.survival is 1.5"),
-        (lambda: best_length(jnp.array([1.0, -0.5]), 0.1), r"by_length.survival is -0.5"),
-        (lambda: best_length(jnp.array([1.0, float("nan")]), 0.1), r"by_length.survival is nan"),
+        (lambda: best_draft_length(jnp.array([1.0, 1.5]), draft_cost=0.1), r"by_length.survival is 1.5"),
+        (lambda: best_draft_length(jnp.array([1.0, -0.5]), draft_cost=0.1), r"by_length.survival is -0.5"),
+        (lambda: best_draft_length(jnp.array([1.0, float("nan")]), draft_cost=0.1), r"by_length.survival is nan"),
     ],
 )
 def test_bad_input(call, message):

@@ -85,16 +85,16 @@ def test_one_token_reads_its_experts_and_many_read_all():
 def test_megatron_layout_sends_two_all_reduces_a_layer():
     made = decode(GPT4, Serving(tensor=8.0), CLUSTER, IDEAL, batch=64.0, context=100.0)
     link = CLUSTER.node.link
-    each = collectives.all_reduce(2 * 64 * GPT4.d_model, 8.0, link.bandwidth)
+    each = collectives.all_reduce(2 * 64 * GPT4.d_model, chips=8.0, bandwidth=link.bandwidth)
     assert float(made.tensor) == pytest.approx(2 * GPT4.layers * float(each), rel=1e-9)
 
 
 def test_tensor_ways_over_nodes_exchange_level_by_level():
     """A node's chips share the bytes that cross the network, each through its own port."""
     made = decode(GPT4, Serving(tensor=16.0), CLUSTER, IDEAL, batch=64.0, context=100.0)
-    each = collectives.replica_exchange(2 * 64 * GPT4.d_model, 16.0, 1.0, CLUSTER)
+    each = collectives.hierarchical_reduction(2 * 64 * GPT4.d_model, replicas=16.0, neighbours=1.0, cluster=CLUSTER)
     assert float(made.tensor) == pytest.approx(2 * GPT4.layers * float(each), rel=1e-9)
-    flat = collectives.all_reduce(2 * 64 * GPT4.d_model, 16.0, CLUSTER.inside.bandwidth)
+    flat = collectives.all_reduce(2 * 64 * GPT4.d_model, chips=16.0, bandwidth=CLUSTER.inside.bandwidth)
     assert float(each) < float(flat) / 4
 
 

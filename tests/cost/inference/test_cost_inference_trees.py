@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from anatomy.cost.inference.speculation import expected_tokens
-from anatomy.cost.inference.token_trees import best_tree, depth, nodes, paths_tokens, tree_tokens
+from anatomy.cost.inference.token_trees import best_tree, depth, paths_tokens, tree_size, tree_tokens
 from hypothesis import given, settings
 
 RANKS = np.array([0.55, 0.2, 0.08])
@@ -24,14 +24,16 @@ def even_tree(widths):
 def test_a_tree_of_widths_is_the_sum_over_its_nodes(ranks, widths):
     widths = [min(w, len(ranks)) for w in widths]
     tree = even_tree(widths)
-    assert nodes(widths) == len(tree)
-    assert float(tree_tokens(ranks, widths)) == pytest.approx(float(paths_tokens(ranks, tree)), rel=1e-9)
+    assert tree_size(widths) == len(tree)
+    assert float(tree_tokens(ranks, widths=widths)) == pytest.approx(float(paths_tokens(ranks, tree=tree)), rel=1e-9)
     assert depth(tree) == len(widths)
 
 
 @given(st.floats(0, 1), st.integers(0, 12))
 def test_a_tree_of_width_one_is_a_chain(alignment, length):
-    assert float(tree_tokens([alignment], [1] * length)) == pytest.approx(float(expected_tokens(alignment, length)))
+    assert float(tree_tokens([alignment], widths=[1] * length)) == pytest.approx(
+        float(expected_tokens(acceptance_rate=alignment, draft_length=length))
+    )
 
 
 @pytest.mark.parametrize("widths", [(3, 1, 1), (2, 2, 2), (1, 3)])
@@ -42,7 +44,9 @@ def test_trees_that_are_drawn(widths):
         rank = np.searchsorted(RANKS.cumsum(), rng.random(tokens.size))  # 3 is none of them
         going &= rank < width
         tokens += going
-    assert tokens.mean() == pytest.approx(float(tree_tokens(RANKS, widths)), abs=5 * tokens.std() / tokens.size**0.5)
+    assert tokens.mean() == pytest.approx(
+        float(tree_tokens(RANKS, widths=widths)), abs=5 * tokens.std() / tokens.size**0.5
+    )
 
 
 def all_trees(size, ranks):
@@ -65,7 +69,7 @@ def test_the_best_tree_is_the_best_of_all(ranks, size):
     found = best_tree(ranks, size)
     assert len(set(found)) == size
     tried = max(sum(np.prod(ranks[list(path)]) for path in tree) for tree in all_trees(size, len(ranks)))
-    assert float(paths_tokens(ranks, found)) == pytest.approx(1 + tried, rel=1e-9)
+    assert float(paths_tokens(ranks, tree=found)) == pytest.approx(1 + tried, rel=1e-9)
 
 
 def test_a_good_draft_wants_a_chain_and_a_poor_one_a_bush():
@@ -81,14 +85,14 @@ def test_bad_ranks(ranks):
 
 def test_bad_trees():
     with pytest.raises(ValueError, match=r"tree_tokens.widths has 4; allowed: 1 to 3"):
-        tree_tokens(RANKS, (1, 4))
+        tree_tokens(RANKS, widths=(1, 4))
     with pytest.raises(ValueError, match=r"has \(0, 1\) without its parent"):
-        paths_tokens(RANKS, [(0, 1)])
+        paths_tokens(RANKS, tree=[(0, 1)])
     with pytest.raises(ValueError, match=r"has \(7,\); allowed: ranks from 0 to 2"):
-        paths_tokens(RANKS, [(0,), (7,)])
+        paths_tokens(RANKS, tree=[(0,), (7,)])
     with pytest.raises(ValueError, match=r"has 1 nodes twice"):
-        paths_tokens(RANKS, [(0,), (0,)])
-    for call in (lambda ranks: tree_tokens(ranks, (2, 2)), lambda ranks: paths_tokens(ranks, [(0,)])):
+        paths_tokens(RANKS, tree=[(0,), (0,)])
+    for call in (lambda ranks: tree_tokens(ranks, widths=(2, 2)), lambda ranks: paths_tokens(ranks, tree=[(0,)])):
         with pytest.raises(ValueError, match=r"_tokens.ranks, added up, is 1.8; allowed: at most 1"):
             call(np.array([0.9, 0.9]))
     with pytest.raises(ValueError, match=r"best_tree.size is -1; allowed: a whole number at least 0"):

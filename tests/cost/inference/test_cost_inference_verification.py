@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.steps import decode
-from anatomy.cost.inference.verification import speculate, touched_by_blocks
-from anatomy.cost.routing import experts_touched
+from anatomy.cost.inference.verification import active_experts_of_blocks, speculate
+from anatomy.cost.routing import active_experts
 from anatomy.specs import Serving, architecture, catalogue
 from hypothesis import given, settings
 
@@ -31,7 +31,7 @@ def round_of(model=GPT4, plan=SERIAL, batch=16.0, length=4.0, acceptance_rate=0.
         AMPERE,
         batch=batch,
         context=2048.0,
-        length=length,
+        draft_length=length,
         acceptance_rate=acceptance_rate,
         **more,
     )
@@ -53,17 +53,25 @@ def test_experts_that_blocks_touch(blocks, block, experts, top_k, alike):
     pair = np.corrcoef(went[:, 0, 0].ravel(), went[:, 0, 1].ravel())[0, 1]
     assert pair == pytest.approx(alike, abs=0.03)
     touched = went.any((1, 2)).sum(1)
-    expected = float(touched_by_blocks(blocks, block, experts, top_k, alike))
+    expected = float(
+        active_experts_of_blocks(blocks=blocks, block_tokens=block, experts=experts, top_k=top_k, correlation=alike)
+    )
     assert touched.mean() == pytest.approx(expected, abs=5 * touched.std() / trials**0.5 + 1e-9)
 
 
 @given(st.integers(1, 300), st.integers(1, 12), st.integers(1, 128), st.floats(0, 1), st.data())
 def test_limits_of_experts_touched(blocks, block, experts, alike, data):
     top_k = data.draw(st.integers(1, experts))
-    touched = float(touched_by_blocks(blocks, block, experts, top_k, alike))
-    apart, together = (float(experts_touched(n, experts, top_k)) for n in (blocks * block, blocks))
-    assert float(touched_by_blocks(blocks, block, experts, top_k)) == pytest.approx(apart)
-    assert float(touched_by_blocks(blocks, block, experts, top_k, 1.0)) == pytest.approx(together)
+    touched = float(
+        active_experts_of_blocks(blocks=blocks, block_tokens=block, experts=experts, top_k=top_k, correlation=alike)
+    )
+    apart, together = (float(active_experts(tokens=n, experts=experts, top_k=top_k)) for n in (blocks * block, blocks))
+    assert float(
+        active_experts_of_blocks(blocks=blocks, block_tokens=block, experts=experts, top_k=top_k)
+    ) == pytest.approx(apart)
+    assert float(
+        active_experts_of_blocks(blocks=blocks, block_tokens=block, experts=experts, top_k=top_k, correlation=1.0)
+    ) == pytest.approx(together)
     assert together * (1 - 1e-9) <= touched <= apart * (1 + 1e-9)
 
 
@@ -78,7 +86,7 @@ def test_limits_of_experts_touched(blocks, block, experts, alike, data):
 )
 def test_blocks_that_cannot_be(numbers, message):
     with pytest.raises(ValueError, match=message):
-        touched_by_blocks(*numbers)
+        active_experts_of_blocks(*numbers)
 
 
 # Rounds.
@@ -119,7 +127,7 @@ def test_a_batch_that_is_bound_by_arithmetic_loses():
 
 def test_a_round_is_made_of_decode_steps():
     made = round_of(batch=8.0, length=3.0, correlation=0.2)
-    touched = touched_by_blocks(8.0, 4.0, 16.0, 2.0, 0.2)
+    touched = active_experts_of_blocks(blocks=8.0, block_tokens=4.0, experts=16.0, top_k=2.0, correlation=0.2)
     read = decode(GPT4, SERIAL, CLUSTER, AMPERE, batch=8.0, context=2048.0, tokens=4.0, active_experts=touched)
     step = decode(DRAFT, ONE, CLUSTER, AMPERE, batch=8.0, context=2048.0)
     assert float(made.verify) == pytest.approx(float(read.seconds), rel=1e-12)
@@ -132,7 +140,7 @@ def test_in_a_pipeline_the_draft_is_one_stage_more():
     stage = float(made.seconds) / 16
     assert float(made.draft) < stage and float(made.waiting) >= 0
     slow = speculate(
-        GPT4, GPT3, PIPED, ONE, CLUSTER, AMPERE, batch=256.0, context=2048.0, length=4.0, acceptance_rate=0.7
+        GPT4, GPT3, PIPED, ONE, CLUSTER, AMPERE, batch=256.0, context=2048.0, draft_length=4.0, acceptance_rate=0.7
     )
     assert float(slow.seconds) == pytest.approx(16 * float(slow.draft))  # a slow draft sets the pace
 
@@ -158,7 +166,7 @@ def test_plain_jit_vmap_and_gradients():
     faster = dataclasses.replace(chip, memory_bandwidth=2 * chip.memory_bandwidth)
     there = dataclasses.replace(CLUSTER, node=dataclasses.replace(CLUSTER.node, chip=faster))
     gain = speculate(
-        GPT4, DRAFT, SERIAL, ONE, there, AMPERE, batch=64.0, context=2048.0, length=4.0, acceptance_rate=0.7
+        GPT4, DRAFT, SERIAL, ONE, there, AMPERE, batch=64.0, context=2048.0, draft_length=4.0, acceptance_rate=0.7
     ).speed_up
     assert float(gain) != pytest.approx(float(round_of(batch=64.0).speed_up), rel=1e-3)
 

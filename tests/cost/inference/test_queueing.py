@@ -154,15 +154,17 @@ def test_one_slot_is_mm1():
     def make(key, rate):
         come, last = jax.random.split(key)
         return Requests(
-            arrival=poisson(come, COME, rate), prompt=jax.random.exponential(last, (COME,)), output=jnp.ones(COME)
+            arrival=poisson(come, count=COME, rate=rate),
+            prompt=jax.random.exponential(last, (COME,)),
+            output=jnp.ones(COME),
         )
 
     found, mean, error = runs(make, Policy(slots=1), NO_START, rates, 1)
-    expected = np.asarray(waiting.mm1_wait(rates, 1.0))
+    expected = np.asarray(waiting.mm1_wait(rate=rates, service=1.0))
     assert (np.abs(mean - expected) < 4 * error).all() and (error < 0.04 * expected).all()
     for share in (0.5, 0.9, 0.99):
         quantiles = np.quantile(found.latency, share, axis=(1, 2))
-        np.testing.assert_allclose(quantiles, waiting.mm1_latency(rates, 1.0, share), rtol=0.06)
+        np.testing.assert_allclose(quantiles, waiting.mm1_latency(rate=rates, service=1.0, share=share), rtol=0.06)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 2.0])
@@ -175,10 +177,12 @@ def test_one_slot_is_mg1(spread):
         share = 0.5 if spread < 1 else 1 / (1 + spread**2)  # P(long): lengths 0 and 1 + C^2 have that spread
         long = jax.random.uniform(last, (COME,)) < share
         service = jnp.where(long, high, low) if spread < 1 else jnp.where(long, 1 + spread**2, 1e-9)
-        return Requests(arrival=poisson(come, COME, rate), prompt=service, output=jnp.ones(COME))
+        return Requests(arrival=poisson(come, count=COME, rate=rate), prompt=service, output=jnp.ones(COME))
 
     _, mean, error = runs(make, Policy(slots=1), NO_START, rates, 1)
-    assert (np.abs(mean - np.asarray(waiting.mg1_wait(rates, 1.0, spread))) < 4 * error + 1e-9).all()
+    assert (
+        np.abs(mean - np.asarray(waiting.mg1_wait(rate=rates, service=1.0, variation=spread))) < 4 * error + 1e-9
+    ).all()
     assert (error < 0.06 * mean).all()
 
 
@@ -189,11 +193,15 @@ def test_tokens_of_one_slot_are_mg1():
     def make(key, rate):
         come, last = jax.random.split(key)
         return Requests(
-            arrival=poisson(come, COME, rate), prompt=jnp.zeros(COME), output=geometric_lengths(last, COME, tokens)
+            arrival=poisson(come, count=COME, rate=rate),
+            prompt=jnp.zeros(COME),
+            output=geometric_lengths(last, count=COME, mean=tokens),
         )
 
     _, mean, error = runs(make, Policy(slots=1), Affine(step=1 / tokens), [0.6], 1)
-    assert abs(mean[0] - float(waiting.mg1_wait(0.6, 1.0, (1 - 1 / tokens) ** 0.5))) < 4 * error[0]
+    assert (
+        abs(mean[0] - float(waiting.mg1_wait(rate=0.6, service=1.0, variation=(1 - 1 / tokens) ** 0.5))) < 4 * error[0]
+    )
 
 
 def test_many_slots_are_mmc():
@@ -203,21 +211,25 @@ def test_many_slots_are_mmc():
     def make(key, rate):
         come, last = jax.random.split(key)
         return Requests(
-            arrival=poisson(come, COME, rate), prompt=jnp.zeros(COME), output=geometric_lengths(last, COME, tokens)
+            arrival=poisson(come, count=COME, rate=rate),
+            prompt=jnp.zeros(COME),
+            output=geometric_lengths(last, count=COME, mean=tokens),
         )
 
     _, mean, error = runs(make, Policy(slots=slots), Affine(step=1 / tokens), rates, slots)
     boundary = 0.5 / tokens  # a server that is not idle admits at the next step
-    assert (np.abs(mean - boundary - np.asarray(waiting.mmc_wait(slots, rates, 1.0))) < 4 * error).all()
+    assert (
+        np.abs(mean - boundary - np.asarray(waiting.mmc_wait(servers=slots, rate=rates, service=1.0))) < 4 * error
+    ).all()
     assert (error < 0.1 * mean).all()
 
 
 @pytest.mark.parametrize(
     "lengths",
     [
-        lambda key, n: uniform_lengths(key, n, 1, 128),
-        lambda key, n: geometric_lengths(key, n, 64.0),
-        lambda key, n: lognormal_lengths(key, n, 64.0, 2.0, 2000.0),
+        lambda key, n: uniform_lengths(key, count=n, low=1, high=128),
+        lambda key, n: geometric_lengths(key, count=n, mean=64.0),
+        lambda key, n: lognormal_lengths(key, count=n, mean=64.0, variation=2.0, longest=2000.0),
     ],
     ids=["uniform", "geometric", "lognormal"],
 )
@@ -226,7 +238,7 @@ def test_the_gain_at_saturation_is_the_longest_over_the_mean(lengths):
     output = lengths(KEY, count)
     requests = Requests(arrival=jnp.zeros(count), prompt=jnp.zeros(count), output=output)
     one, many = (simulate(requests, p, Affine(step=1.0)) for p in (static(slots), Policy(slots=slots)))
-    expected = float(waiting.longest(output, slots) / jnp.mean(output))
+    expected = float(waiting.longest(output, batch=slots) / jnp.mean(output))
     measured = float(many.tokens_per_second / one.tokens_per_second)
     assert measured == pytest.approx(expected, rel=0.05)
     # Static batches one after the other, exactly.
@@ -236,9 +248,10 @@ def test_the_gain_at_saturation_is_the_longest_over_the_mean(lengths):
 def test_chunks_bound_the_time_between_tokens():
     keys = jax.random.split(KEY, 3)
     requests = Requests(
-        arrival=poisson(keys[0], 400, 1.0), prompt=lognormal_lengths(keys[1], 400, 300.0, 1.5, 4000.0),
-        output=lognormal_lengths(keys[2], 400, 40.0, 1.0),
-    )  # fmt: skip
+        arrival=poisson(keys[0], count=400, rate=1.0),
+        prompt=lognormal_lengths(keys[1], count=400, mean=300.0, variation=1.5, longest=4000.0),
+        output=lognormal_lengths(keys[2], count=400, mean=40.0, variation=1.0),
+    )
     cost = Affine(step=0.02, prompt=1e-3)
     whole, parts = (simulate(requests, Policy(slots=16, chunk=chunk), cost, trace=16_000) for chunk in (np.inf, 64.0))
     assert float(jnp.max(parts.gap)) <= 0.02 + 64e-3 + 1e-9 < 0.5 < float(jnp.max(whole.gap))
@@ -299,11 +312,11 @@ def test_use_of_slots_is_that_of_all_steps_or_none():
         (lambda: simulate(LONG, Policy(slots=4), lambda work: 1 / (3.0 - work.sequences)), "simulate.cost is inf"),
         (lambda: jax.jit(lambda n: simulate(TEN, Policy(slots=n), COST).finish)(4.0), "simulate.width is None"),
         (lambda: simulate(TEN, Policy(slots=4), COST).settled(0.6), "settled.skip is 0.6"),
-        (lambda: poisson(KEY, 3, 0.0), "poisson.rate is 0"),
-        (lambda: poisson(KEY, 3, 1.0, burst=0.5), "poisson.burst is 0.5"),
-        (lambda: uniform_lengths(KEY, 3, 5, 4), "uniform_lengths.low is 5"),
-        (lambda: lognormal_lengths(KEY, 3, 10.0, -1.0), "lognormal_lengths.spread is -1"),
-        (lambda: geometric_lengths(KEY, 3, 0.5), "geometric_lengths.mean is 0.5"),
+        (lambda: poisson(KEY, count=3, rate=0.0), "poisson.rate is 0"),
+        (lambda: poisson(KEY, count=3, rate=1.0, burst_size=0.5), "poisson.burst is 0.5"),
+        (lambda: uniform_lengths(KEY, count=3, low=5, high=4), "uniform_lengths.low is 5"),
+        (lambda: lognormal_lengths(KEY, count=3, mean=10.0, variation=-1.0), "lognormal_lengths.spread is -1"),
+        (lambda: geometric_lengths(KEY, count=3, mean=0.5), "geometric_lengths.mean is 0.5"),
     ],
 )  # fmt: skip
 def test_nonsense_is_refused(call, message):

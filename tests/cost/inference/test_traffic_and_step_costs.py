@@ -20,27 +20,29 @@ COST = Modelled(model=MODEL, plan=PLAN, cluster=cluster("a100_sxm_40gb", 16.0), 
 
 
 def test_laws_of_arrivals_and_lengths():
-    gaps = np.diff(poisson(KEY, N, 5.0))
+    gaps = np.diff(poisson(KEY, count=N, rate=5.0))
     assert stats.kstest(gaps, "expon", args=(0, 0.2)).pvalue > 0.01
-    tokens = np.asarray(geometric_lengths(KEY, N, 12.0))
+    tokens = np.asarray(geometric_lengths(KEY, count=N, mean=12.0))
     values, counts = np.unique(np.minimum(tokens, 60), return_counts=True)
     chance = np.append(stats.geom(1 / 12).pmf(values[:-1]), stats.geom(1 / 12).sf(59))
     assert stats.chisquare(counts, N * chance / chance.sum()).pvalue > 0.01
-    values, counts = np.unique(uniform_lengths(KEY, N, 3, 10), return_counts=True)
+    values, counts = np.unique(uniform_lengths(KEY, count=N, low=3, high=10), return_counts=True)
     assert (values == np.arange(3, 11)).all() and stats.chisquare(counts).pvalue > 0.01
-    long = np.asarray(lognormal_lengths(KEY, N, 1000.0, 1.0))
+    long = np.asarray(lognormal_lengths(KEY, count=N, mean=1000.0, variation=1.0))
     assert long.mean() == pytest.approx(1000, rel=0.03) and long.std() / long.mean() == pytest.approx(1, rel=0.05)
-    assert (long == np.ceil(long)).all() and np.asarray(lognormal_lengths(KEY, N, 1000.0, 1.0, 1500.0)).max() == 1500
-    assert (np.asarray(lognormal_lengths(KEY, 9, 7.0, 0.0)) == 7).all()
-    assert (np.asarray(geometric_lengths(KEY, 9, 1.0)) == 1).all()
+    assert (long == np.ceil(long)).all() and np.asarray(
+        lognormal_lengths(KEY, count=N, mean=1000.0, variation=1.0, longest=1500.0)
+    ).max() == 1500
+    assert (np.asarray(lognormal_lengths(KEY, count=9, mean=7.0, variation=0.0)) == 7).all()
+    assert (np.asarray(geometric_lengths(KEY, count=9, mean=1.0)) == 1).all()
 
 
 def test_bursts_keep_the_rate():
-    arrival = np.asarray(poisson(KEY, N, 5.0, burst=4.0))
+    arrival = np.asarray(poisson(KEY, count=N, rate=5.0, burst_size=4.0))
     assert N / arrival[-1] == pytest.approx(5, rel=0.05)
     assert np.mean(np.diff(arrival) == 0) == pytest.approx(0.75, abs=0.01)
     # The same key, twice as often: the same pattern.
-    np.testing.assert_allclose(poisson(KEY, 9, 2.0) * 2, poisson(KEY, 9, 4.0) * 4, rtol=1e-12)
+    np.testing.assert_allclose(poisson(KEY, count=9, rate=2.0) * 2, poisson(KEY, count=9, rate=4.0) * 4, rtol=1e-12)
 
 
 def test_affine_adds_up():
@@ -94,11 +96,23 @@ def test_a_modelled_step_grows_with_its_work():
     "call, message",
     [
         (lambda: Affine(step=-1.0), "Affine.step is -1"),
-        (lambda: poisson(jax.random.key(0), -1, 1.0), "poisson.count is -1; allowed: a whole number at least 1"),
-        (lambda: lognormal_lengths(jax.random.key(0), 0, 9.0, 1.0), "lognormal_lengths.count is 0"),
-        (lambda: geometric_lengths(jax.random.key(0), 0, 9.0), "geometric_lengths.count is 0"),
-        (lambda: uniform_lengths(jax.random.key(0), 2, 3, 2), "uniform_lengths.low is 3; allowed: at most high"),
-        (lambda: uniform_lengths(jax.random.key(0), 2, 1, 2.5), "uniform_lengths.high is 2.5; allowed: a whole number"),
+        (
+            lambda: poisson(jax.random.key(0), count=-1, rate=1.0),
+            "poisson.count is -1; allowed: a whole number at least 1",
+        ),
+        (
+            lambda: lognormal_lengths(jax.random.key(0), count=0, mean=9.0, variation=1.0),
+            "lognormal_lengths.count is 0",
+        ),
+        (lambda: geometric_lengths(jax.random.key(0), count=0, mean=9.0), "geometric_lengths.count is 0"),
+        (
+            lambda: uniform_lengths(jax.random.key(0), count=2, low=3, high=2),
+            "uniform_lengths.low is 3; allowed: at most high",
+        ),
+        (
+            lambda: uniform_lengths(jax.random.key(0), count=2, low=1, high=2.5),
+            "uniform_lengths.high is 2.5; allowed: a whole number",
+        ),
         (lambda: Table([2.0, 1.0], [0.0], [0.0], np.ones((2, 1, 1))), "Table.sequences is"),
         (lambda: Table([1.0], [0.0], [0.0], np.ones((2, 1, 1))), "Table.seconds has shape"),
         (lambda: Table([1.0], [0.0], [0.0], np.zeros((1, 1, 1))), "Table.seconds is 0"),

@@ -43,7 +43,7 @@ def fronts(
         count = len(plans["tensor"])
         plans = {name: np.tile(column, len(widths)) for name, column in plans.items()}
         plans["weight_bytes"] = np.repeat(widths, count)  # one program for all precisions
-        result = search(model(), largest, overheads(key), context, Serving(), plans)
+        result = search(model(), largest, overheads(key), context=context, like=Serving(), plans=plans)
         for width, most in itertools.product(weight_bytes, chips):
             allowed = (result.plans["weight_bytes"] == width) & (result.chips <= most)
             rows = result._replace(fits=result.fits & allowed).frontier()

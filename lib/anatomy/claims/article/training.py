@@ -6,7 +6,7 @@ from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
 from anatomy.cost import training
 from anatomy.cost.efficiency import efficiency
-from anatomy.cost.reliability import Failures, best_interval, goodput, published
+from anatomy.cost.reliability import Failures, best_interval, goodput, published_failures
 from anatomy.cost.run import Prices, Run, rented_dollars, training_flop, training_run
 from anatomy.specs import Architecture, Cluster, Plan, Recompute, architecture, chip, cluster
 
@@ -38,7 +38,7 @@ def run(plan: Plan = ARTICLE, on: Cluster | None = None, model: Architecture | N
     with jax.enable_x64(True):
         model = architecture("gpt4") if model is None else model
         on = machine() if on is None else on
-        return training.step(
+        return training.training_step(
             model, plan, on, batch=SEQUENCES, sequence_length=SEQUENCE, efficiency=efficiency("a100_sxm_40gb")
         )
 
@@ -57,13 +57,13 @@ def peak(key: str = "a100_sxm_40gb") -> float:
 
 def article_failures(key: str = "rsc1") -> Failures:
     """Failures at a published rate, with the checkpoint and restart that fit Llama 3.1."""
-    return published(key, WRITE, RESTART)
+    return published_failures(key, write=WRITE, restart=RESTART)
 
 
 def article_goodput(key: str = "rsc1", nodes: float = NODES) -> float:
     """Share of the wall time that advances a run on so many nodes, checkpointed at the best interval."""
     failures = article_failures(key)
-    return float(goodput(failures, nodes, best_interval(failures, nodes)))
+    return float(goodput(failures, nodes=nodes, interval=best_interval(failures, nodes=nodes)))
 
 
 def chunked(chunks: float) -> Plan:

@@ -38,9 +38,9 @@ def requests(rate: Scalar, count: int = REQUESTS, spread: Scalar = 1.0, seed: in
     """
     come, read, write = jax.random.split(jax.random.key(seed), 3)
     return Requests(
-        arrival=poisson(come, count, rate),
-        prompt=lognormal_lengths(read, count, PROMPT, 1.0, 4 * PROMPT),
-        output=lognormal_lengths(write, count, ANSWER, spread, LONGEST),
+        arrival=poisson(come, count=count, rate=rate),
+        prompt=lognormal_lengths(read, count=count, mean=PROMPT, variation=1.0, longest=4 * PROMPT),
+        output=lognormal_lengths(write, count=count, mean=ANSWER, variation=spread, longest=LONGEST),
     )
 
 

@@ -8,7 +8,7 @@ from anatomy.claims.ledger.finding import SMALL, Evidence, Finding, compare, dec
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
-from anatomy.cost.routing import spread_per_expert, tokens_per_expert
+from anatomy.cost.routing import load_standard_deviation, tokens_per_expert
 from anatomy.cost.scaling import effective_tokens
 from anatomy.specs import architecture, catalogue
 from anatomy.specs.units import readable
@@ -39,7 +39,7 @@ def multi_epoch(claim: Claim) -> Finding:
     seen = printed("data.tokens")
     low, high = seen / CODE_EPOCHS, seen / TEXT_EPOCHS
     star = catalogue.entry("scaling", "repeated_data")["R_D_star"]
-    worth = [float(effective_tokens(seen / e, e, star)) / seen for e in (TEXT_EPOCHS, CODE_EPOCHS)]
+    worth = [float(effective_tokens(unique=seen / e, epochs=e, decay=star)) / seen for e in (TEXT_EPOCHS, CODE_EPOCHS)]
     costs = [signed(beyond_plain(f"epochs_{e}").value) for e in EPOCHS]
     return decide(
         claim,
@@ -175,8 +175,8 @@ def batch_60M(claim: Claim) -> Finding:
 def batch_per_expert(claim: Claim) -> Finding:
     """Two of sixteen."""
     batch, experts, k = printed("data.batch_60M"), printed("arch.n_experts"), printed("arch.top_k")
-    mean = tokens_per_expert(batch, experts, k)
-    spread = float(spread_per_expert(batch, experts, k))
+    mean = tokens_per_expert(tokens=batch, experts=experts, top_k=k)
+    spread = float(load_standard_deviation(tokens=batch, experts=experts, top_k=k))
     small = fullest_load("target")
     return compare(
         claim,

@@ -221,8 +221,8 @@ TURNING, EARNS = 1.0, 0.5  # hours to turn a deployment over; what training earn
 
 def at_swing(swing: float, usable: float = 1.0, turning: float = 0.0) -> Day:
     """A day of a fleet that is just large enough for the peak of a load with this swing."""
-    load = daily_load(HOUR, swing)
-    return day(load, load.max() / usable, usable, turning=turning)
+    load = daily_load(HOUR, swing=swing)
+    return day(load, capacity=load.max() / usable, usable=usable, turning=turning)
 
 
 @check("cost.low_util")

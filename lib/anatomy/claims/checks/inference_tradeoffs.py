@@ -9,7 +9,7 @@ from anatomy.claims.record.public import record
 from anatomy.cost.efficiency import overheads
 from anatomy.cost.inference.memory import held_weights, largest_batch
 from anatomy.cost.inference.steps import Pass, decode, prefill
-from anatomy.cost.routing import experts_touched
+from anatomy.cost.routing import active_experts
 from anatomy.specs import Serving, architecture, chip, cluster
 
 H100, A100 = "h100_sxm", "a100_sxm_40gb"
@@ -230,7 +230,7 @@ def shared(claim: Claim) -> Finding:
     rest = float(parts.always - parts.embedding)
 
     def each(n: float) -> float:
-        return (rest + float(parts.experts) * float(experts_touched(n, experts, k)) / experts) / n
+        return (rest + float(parts.experts) * float(active_experts(tokens=n, experts=experts, top_k=k)) / experts) / n
 
     return decide(
         claim,

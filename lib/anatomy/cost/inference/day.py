@@ -27,7 +27,7 @@ from anatomy.specs.base import (
 HOURS = 24.0
 
 
-def daily_load(hours: Float[Array, "hours"], swing: Scalar, peak: Scalar = 15.0) -> Float[Array, "hours"]:
+def daily_load(hours: Float[Array, "hours"], *, swing: Scalar, peak: Scalar = 15.0) -> Float[Array, "hours"]:
     """Load at these hours over its mean: 1 + swing cos(2 pi (h - peak) / 24).
 
     Args:
@@ -74,6 +74,7 @@ class Day:
 
 def day(
     load: Float[Array, "hours"],
+    *,
     capacity: Scalar,
     usable: Scalar = 1.0,
     deployments: Scalar = 1000.0,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from anatomy.specs import Architecture, Cluster, Link, Scalar, Serving
 
 
-class Sent(NamedTuple):
+class Communication(NamedTuple):
     """What a layer sends: seconds for the bytes, collectives, and messages one after the other."""
 
     seconds: Scalar
@@ -25,7 +25,7 @@ class Sent(NamedTuple):
     network_hops: Scalar
 
 
-class Group(NamedTuple):
+class ChipGroup(NamedTuple):
     """Chips that exchange: so many of them share a node, and there are so many nodes."""
 
     chips: Scalar
@@ -50,10 +50,10 @@ class Group(NamedTuple):
         return near + (self.chips - self.near) / self.chips * held / self.network.bandwidth
 
 
-def group(net: Cluster, chips: Scalar, apart: Scalar = 1.0) -> Group:
+def chip_group(net: Cluster, *, chips: Scalar, apart: Scalar = 1.0) -> ChipGroup:
     """So many chips of a cluster, the next always so many places on."""
     near = jnp.clip(net.node.chips / apart, 1.0, chips)
-    return Group(chips, near, chips / near, net.node.link, net.slowest_link(chips * apart))
+    return ChipGroup(chips, near, chips / near, net.node.link, net.slowest_link(chips * apart))
 
 
 def mlp_width(model: Architecture) -> Scalar:
@@ -62,7 +62,9 @@ def mlp_width(model: Architecture) -> Scalar:
     return (model.expert_layers * model.d_ff * chosen + model.dense_layers * model.dense_d_ff) / model.layers
 
 
-def tensor_exchange(model: Architecture, plan: Serving, n: Scalar, net: Cluster, whole: Scalar = 0.0) -> Sent:
+def tensor_communication(
+    model: Architecture, plan: Serving, *, tokens: Scalar, net: Cluster, layer_weight_bytes: Scalar = 0.0
+) -> Communication:
     """What a layer sends among its tensor ways.
 
     Activations are gathered over Y before attention and MLP, and their sums scattered after; over X the sums of what
@@ -73,18 +75,18 @@ def tensor_exchange(model: Architecture, plan: Serving, n: Scalar, net: Cluster,
     Args:
         model: that serves.
         plan: how it is laid out.
-        n: tokens.
+        tokens: tokens.
         net: the cluster, with the bandwidths that are reached.
-        whole: bytes of a layer's weights, for plans that gather them.
+        layer_weight_bytes: bytes of a layer's weights, for plans that gather them.
 
     Source: pope2023efficiently, section 3.2 and appendix A; shoeybi2019megatron for X = 1.
     """
     t, x, y = plan.tensor, plan.rows, plan.columns
-    columns, rows, ways = group(net, y), group(net, x, y), group(net, t)
+    columns, rows, ways = chip_group(net, chips=y), chip_group(net, chips=x, apart=y), chip_group(net, chips=t)
     gathered, by_sequence = jnp.asarray(plan.gathered) > 0, jnp.asarray(plan.cache_by_sequence)
     blocks = jnp.minimum(model.norms_per_layer, 2.0)
     attention = 2 * model.attention.width + model.attention.cached_values()
-    size = plan.activation_bytes * n
+    size = plan.activation_bytes * tokens
 
     stream = columns.gather(2 * blocks * size * model.d_model / x)
     inner = rows.gather(size * (attention + model.mlp_matrices * mlp_width(model)) / y)
@@ -93,20 +95,20 @@ def tensor_exchange(model: Architecture, plan: Serving, n: Scalar, net: Cluster,
     hops = hops + 2 * by_sequence * ways.reach
     network_hops = 2 * blocks * (columns.far + rows.far - 2) + 2 * by_sequence * (ways.far > 1)
     count = jnp.where(t > 1, blocks * (1 + (x > 1)) + 2 * by_sequence, 0.0)
-    return Sent(
-        seconds=jnp.where(gathered, ways.gather(whole), stream + inner + heads),
+    return Communication(
+        seconds=jnp.where(gathered, ways.gather(layer_weight_bytes), stream + inner + heads),
         collectives=jnp.where(gathered, 1.0, count),
         hops=jnp.where(gathered, ways.link.hops(ways.near), hops),
         network_hops=jnp.where(gathered, ways.far - 1, network_hops),
     )
 
 
-def expert_exchange(model: Architecture, plan: Serving, n: Scalar, net: Cluster) -> Sent:
+def expert_communication(model: Architecture, plan: Serving, *, tokens: Scalar, net: Cluster) -> Communication:
     """What a layer sends to experts elsewhere and back: two all-to-alls of each token's k copies.
 
     Source: lepikhin2021gshard.
     """
-    ways = group(net, plan.expert, plan.tensor)
-    size = plan.activation_bytes * n * model.top_k * model.d_model / plan.tensor
+    ways = chip_group(net, chips=plan.expert, apart=plan.tensor)
+    size = plan.activation_bytes * tokens * model.top_k * model.d_model / plan.tensor
     twice = 2 * model.is_routed * (plan.expert > 1) * model.expert_layers / model.layers
-    return Sent(twice * ways.all_to_all(size), twice, twice * ways.reach, twice * (ways.far > 1))
+    return Communication(twice * ways.all_to_all(size), twice, twice * ways.reach, twice * (ways.far > 1))

@@ -47,7 +47,7 @@ def held_weights(model: Architecture, plan: Serving) -> Scalar:
     return jnp.where(one, full + tables, jnp.maximum(full, other))
 
 
-def sequence_cache(model: Architecture, plan: Serving, context: Scalar) -> Scalar:
+def sequence_cache(model: Architecture, plan: Serving, *, context: Scalar) -> Scalar:
     """Bytes of the cache that one sequence of s tokens takes on the fullest chip.
 
     Split by heads, each of the tensor ways has its share of the heads, or a copy where there are too few. Split by
@@ -85,20 +85,20 @@ def memory(
     # Gathered weights: a chip has its share of the tokens, and all weights of the layer that it is at.
     gathered = jnp.asarray(plan.gathered) > 0
     alone = plan.replace(tensor=1.0, rows=1.0)
-    whole = plan.weight_bytes * layer_weights(model, alone, model.experts)
+    whole = plan.weight_bytes * layer_weights(model, alone, active_experts=model.experts)
     passing = jnp.where(
         gathered,
-        activation_values(model, alone, each * tokens / plan.tensor),
-        activation_values(model, plan, each * tokens),
+        activation_values(model, alone, n=each * tokens / plan.tensor),
+        activation_values(model, plan, n=each * tokens),
     )
     return ServingMemory(
         weights=plan.weight_bytes * held_weights(model, plan) + jnp.where(gathered, whole, 0.0),
-        cache=held * sequence_cache(model, plan, context),
+        cache=held * sequence_cache(model, plan, context=context),
         working=plan.activation_bytes * passing + logits,
     )
 
 
-def cache_room(model: Architecture, plan: Serving, chip_memory: Scalar) -> Scalar:
+def cache_room(model: Architecture, plan: Serving, *, chip_memory: Scalar) -> Scalar:
     """Bytes of a chip that its weights leave for the cache and for working memory; 0 where they leave none.
 
     Raises:
@@ -124,6 +124,6 @@ def largest_batch(model: Architecture, plan: Serving, *, chip_memory: Scalar, co
         TypeError, ValueError: chip_memory or context is not a finite number above 0.
     """
     check_arguments("largest_batch", FINITE, chip_memory=chip_memory, context=context)
-    each = sequence_cache(model, plan, context) + memory(model, plan, batch=1.0, context=0.0).working
-    most = jnp.floor(cache_room(model, plan, chip_memory) / each)
+    each = sequence_cache(model, plan, context=context) + memory(model, plan, batch=1.0, context=0.0).working
+    most = jnp.floor(cache_room(model, plan, chip_memory=chip_memory) / each)
     return jnp.where((jnp.asarray(plan.cache_by_sequence) > 0) & (most < plan.tensor), 0.0, most)

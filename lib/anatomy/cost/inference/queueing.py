@@ -91,7 +91,7 @@ class _State(NamedTuple):
 
 
 def simulate(
-    requests: Requests, policy: Policy, cost: Callable[[Work], Scalar], width: int | None = None, trace: int = 0
+    requests: Requests, policy: Policy, cost: Callable[[Work], Scalar], *, width: int | None = None, trace: int = 0
 ) -> Answers:
     """Serve these requests, from an empty server until the last is answered.
 

@@ -26,7 +26,7 @@ LENGTHS = {decode: "context", prefill: "prompt"}  # what of a sequence each is a
 ROUNDS = (0.25, 0.5, 1, 2, 4)  # micro-batches in flight, over stages
 
 
-class Served(NamedTuple):
+class SearchResult(NamedTuple):
     """Plans, one a row: their fields, and what the cost model says of a pass of each."""
 
     plans: dict[str, Float[np.ndarray, "plans"]]
@@ -67,7 +67,7 @@ class Served(NamedTuple):
         return int(np.argmin(np.where(allowed, self.chip_seconds, np.inf)))
 
 
-def layouts(model: Architecture, node: int, tensor_most: int) -> list[tuple[int, int, int]]:
+def layouts(model: Architecture, *, node: int, tensor_most: int) -> list[tuple[int, int, int]]:
     """Tensor ways, rows and whether weights are gathered: ways divide a node or fill several, columns divide heads and
     d_ff, rows d_model; gathered weights are whole and need not divide.
     """
@@ -108,7 +108,7 @@ def every_plan(
     check_arguments("every_plan", AT_LEAST_ONE, batch=batch, tensor_most=tensor_most)
     layers, experts, chips = int(model.layers), int(model.experts), int(cluster.chips)
     rows = []
-    for layout in layouts(model, int(cluster.node.chips), int(tensor_most)):
+    for layout in layouts(model, node=int(cluster.node.chips), tensor_most=int(tensor_most)):
         for expert in divisors(experts, experts):
             most = chips // (layout[0] * expert)
             stages = [(p, 1) for p in range(1, min(most, layers) + 1)]
@@ -127,12 +127,13 @@ def search(
     model: Architecture,
     cluster: Cluster,
     constants: Overheads,
+    *,
     context: Scalar,
     like: Serving,
     plans: dict[str, Float[np.ndarray, "plans"]],
     run: Callable[..., Pass] = decode,
     progress: bool = False,
-) -> Served:
+) -> SearchResult:
     """Evaluate a pass of all plans, in double precision.
 
     Args:
@@ -166,4 +167,4 @@ def search(
         }
 
     table = explore.sweep(outcome, points=plans, progress=progress)
-    return Served({name: table.pop(name) for name in plans}, **table)
+    return SearchResult({name: table.pop(name) for name in plans}, **table)

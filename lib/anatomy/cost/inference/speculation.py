@@ -27,14 +27,14 @@ NEAR = 0.1  # of (g + 1) (1 - a), below which it is used
 NEWTON = 6  # steps; each doubles the digits
 
 
-def expected_tokens(alignment: Scalar, length: Scalar) -> Scalar:
+def expected_tokens(*, acceptance_rate: Scalar, draft_length: Scalar) -> Scalar:
     """Tokens of a round, expected, where each drafted token is accepted with the same chance: g + 1 at a = 1.
 
         (1 - a^(g + 1)) / (1 - a)
 
     Args:
-        alignment: a, from 0 to 1.
-        length: g, drafted tokens; need not be whole.
+        acceptance_rate: a, from 0 to 1.
+        draft_length: g, drafted tokens; need not be whole.
 
     Returns:
         To full precision, gradients too, up to and at a = 1.
@@ -44,9 +44,9 @@ def expected_tokens(alignment: Scalar, length: Scalar) -> Scalar:
 
     Source: leviathan2023fast, equation 1.
     """
-    check_arguments("expected_tokens", UP_TO_ONE, alignment=alignment)
-    check_arguments("expected_tokens", AT_LEAST_ZERO, length=length)
-    n, short = length + 1.0, 1.0 - jnp.asarray(alignment, float)
+    check_arguments("expected_tokens", UP_TO_ONE, acceptance_rate=acceptance_rate)
+    check_arguments("expected_tokens", AT_LEAST_ZERO, draft_length=draft_length)
+    n, short = draft_length + 1.0, 1.0 - jnp.asarray(acceptance_rate, float)
     near = n * short < NEAR
     # 1 - (1 - d)^n = n d - n (n - 1) / 2 d^2 + ..., so that nothing is divided by d.
     term = series = n * jnp.ones_like(short)
@@ -57,18 +57,18 @@ def expected_tokens(alignment: Scalar, length: Scalar) -> Scalar:
     return jnp.where(near, series, (1 - (1 - away) ** n) / away)
 
 
-def even_survival(alignment: Scalar, most: int) -> Float[Array, "most+1"]:
+def independent_acceptance(*, acceptance_rate: Scalar, longest: int) -> Float[Array, "most+1"]:
     """S_0 to S_most where every token has the same chance, whatever became of others: a^i.
 
     Raises:
         TypeError, ValueError: alignment is not from 0 to 1, or most is no whole number from 0 on.
     """
-    check_arguments("even_survival", UP_TO_ONE, alignment=alignment)
-    check_arguments("even_survival", COUNT, most=most)
-    return jnp.asarray(alignment, float) ** jnp.arange(most + 1)
+    check_arguments("even_survival", UP_TO_ONE, acceptance_rate=acceptance_rate)
+    check_arguments("even_survival", COUNT, longest=longest)
+    return jnp.asarray(acceptance_rate, float) ** jnp.arange(longest + 1)
 
 
-def uneven_survival(alignment: Scalar, alike: Scalar, most: int) -> Float[Array, "most+1"]:
+def correlated_acceptance(*, acceptance_rate: Scalar, correlation: Scalar, longest: int) -> Float[Array, "most+1"]:
     """S_0 to S_most where some rounds are easier than others, the tokens of each being alike.
 
     The chance differs from round to round by a beta distribution of mean a; rho is then the correlation of two
@@ -80,23 +80,23 @@ def uneven_survival(alignment: Scalar, alike: Scalar, most: int) -> Float[Array,
     from token to token independently, only its mean would count.
 
     Args:
-        alignment: a, mean over tokens that are drafted first.
-        alike: rho, from 0 to 1.
-        most: longest draft.
+        acceptance_rate: a, mean over tokens that are drafted first.
+        correlation: rho, from 0 to 1.
+        longest: longest draft.
 
     Raises:
         TypeError, ValueError: alignment or alike is not from 0 to 1, or most is no whole number from 0 on.
     """
-    check_arguments("uneven_survival", UP_TO_ONE, alignment=alignment, alike=alike)
-    check_arguments("uneven_survival", COUNT, most=most)
-    own, j = 1.0 - jnp.asarray(alike, float), jnp.arange(1, most)
-    first = jnp.stack([1.0, jnp.asarray(alignment, float)])  # j = 0 is a, even where all are wholly alike
-    chance = (alignment * own + j * alike) / (own + j * alike)
-    return jnp.cumprod(jnp.concatenate([first, chance]))[: most + 1]
+    check_arguments("uneven_survival", UP_TO_ONE, acceptance_rate=acceptance_rate, correlation=correlation)
+    check_arguments("uneven_survival", COUNT, longest=longest)
+    own, j = 1.0 - jnp.asarray(correlation, float), jnp.arange(1, longest)
+    first = jnp.stack([1.0, jnp.asarray(acceptance_rate, float)])  # j = 0 is a, even where all are wholly alike
+    chance = (acceptance_rate * own + j * correlation) / (own + j * correlation)
+    return jnp.cumprod(jnp.concatenate([first, chance]))[: longest + 1]
 
 
-def changing_survival(
-    easy: Scalar, hard: Scalar, to_hard: Scalar, to_easy: Scalar, length: int
+def two_state_acceptance(
+    *, easy: Scalar, hard: Scalar, to_hard: Scalar, to_easy: Scalar, longest: int
 ) -> Float[Array, "length+1"]:
     """S_0 to S_g where easy and hard passages follow each other, as rounds meet them in the long run.
 
@@ -114,21 +114,21 @@ def changing_survival(
         hard: and a hard one.
         to_hard: chance that a hard token follows an easy one.
         to_easy: and an easy one a hard one.
-        length: g.
+        longest: g.
 
     Raises:
         TypeError, ValueError: a chance is not from 0 to 1, length is no whole number from 0 on, or neither kind ever
             follows the other, so that there is no long run.
     """
     check_arguments("changing_survival", UP_TO_ONE, easy=easy, hard=hard, to_hard=to_hard, to_easy=to_easy)
-    check_arguments("changing_survival", COUNT, length=length)
+    check_arguments("changing_survival", COUNT, longest=longest)
     if is_concrete((to_hard, to_easy)):
         stuck = (np.asarray(to_hard) == 0) & (np.asarray(to_easy) == 0)
         refuse_where(stuck, "changing_survival.to_hard", to_hard, "a number above 0, or to_easy above 0")
     kinds = jnp.array([[1 - to_hard, to_hard], [to_easy, 1 - to_easy]], float)
     chance = jnp.array([easy, hard], float)
     power, rounds, passed = jnp.eye(2), jnp.zeros((2, 2)), []
-    for _ in range(length):
+    for _ in range(longest):
         passed.append(power)
         rounds = rounds + (power * (1 - chance)) @ kinds
         power = (power * chance) @ kinds
@@ -139,23 +139,23 @@ def changing_survival(
     return jnp.stack(passed).sum(-1) @ start
 
 
-def _check_survival(owner: str, survival: Float[Array, "g+1"]) -> None:
+def _check_acceptance(owner: str, acceptance: Float[Array, "g+1"]) -> None:
     """Refuse what cannot be S_0 to S_g; traced numbers pass."""
-    if is_concrete(survival):
-        told = np.asarray(survival, float)
+    if is_concrete(acceptance):
+        told = np.asarray(acceptance, float)
         fine = (np.diff(told, prepend=1.0) <= ROUNDING) & (told >= 0)
         fine[:1] &= told[:1] >= 1 - ROUNDING
         refuse_where(~fine, f"{owner}.survival", told, "1 of no token, then numbers from 0 on that do not rise")
 
 
-def tokens_law(survival: Float[Array, "g+1"]) -> Float[Array, "g+1"]:
+def tokens_distribution(acceptance: Float[Array, "g+1"]) -> Float[Array, "g+1"]:
     """Chances that a round yields 1, 2, ..., g + 1 tokens: S_(t-1) - S_t, and S_g of all.
 
     Raises:
         ValueError: survival does not begin with 1, rises, or is below 0.
     """
-    _check_survival("tokens_law", survival)
-    return survival - jnp.concatenate([survival[1:], jnp.zeros(1)])
+    _check_acceptance("tokens_law", acceptance)
+    return acceptance - jnp.concatenate([acceptance[1:], jnp.zeros(1)])
 
 
 class Moments(NamedTuple):
@@ -165,66 +165,73 @@ class Moments(NamedTuple):
     deviation: Scalar
 
 
-def tokens_moments(survival: Float[Array, "g+1"]) -> Moments:
+def tokens_moments(acceptance: Float[Array, "g+1"]) -> Moments:
     """Mean and standard deviation of the tokens of a round: sum of S_i, and of (2 i + 1) S_i for the square.
 
     Raises:
         ValueError: as `tokens_law`.
     """
-    _check_survival("tokens_moments", survival)
-    mean = survival.sum()
-    square = jnp.sum((2 * jnp.arange(survival.shape[0]) + 1) * survival)
+    _check_acceptance("tokens_moments", acceptance)
+    mean = acceptance.sum()
+    square = jnp.sum((2 * jnp.arange(acceptance.shape[0]) + 1) * acceptance)
     return Moments(mean, jnp.sqrt(jnp.maximum(square - mean**2, 0.0)))
 
 
-def speed_up(tokens: Scalar, length: Scalar, draft: Scalar, block: Scalar = 1.0) -> Scalar:
+def speed_up(*, tokens: Scalar, draft_length: Scalar, draft_cost: Scalar, verify_cost: Scalar = 1.0) -> Scalar:
     """Times as fast as plain decoding: tokens / (g c + v).
 
     Args:
         tokens: of a round, expected.
-        length: g.
-        draft: c.
-        block: v; 1 where a block takes as long as a token, which is the paper's assumption.
+        draft_length: g.
+        draft_cost: c.
+        verify_cost: v; 1 where a block takes as long as a token, which is the paper's assumption.
 
     Raises:
         TypeError, ValueError: draft is below 0, or block is not above 0.
 
     Source: leviathan2023fast, theorem 3.8.
     """
-    check_arguments("speed_up", AT_LEAST_ZERO, length=length, draft=draft)
-    check_arguments("speed_up", ABOVE_ZERO, block=block)
-    return tokens / (length * draft + block)
+    check_arguments("speed_up", AT_LEAST_ZERO, draft_length=draft_length, draft_cost=draft_cost)
+    check_arguments("speed_up", ABOVE_ZERO, verify_cost=verify_cost)
+    return tokens / (draft_length * draft_cost + verify_cost)
 
 
-def by_length(
-    survival: Float[Array, "g+1"], draft: Scalar, block: Scalar | Float[Array, "g+1"] = 1.0
+def speed_up_by_length(
+    acceptance: Float[Array, "g+1"], *, draft_cost: Scalar, verify_cost: Scalar | Float[Array, "g+1"] = 1.0
 ) -> Float[Array, "g+1"]:
     """Speed-up of every draft length from 0 to g; block is v of each, or of all.
 
     Raises:
         TypeError, ValueError: as `tokens_law` and `speed_up`.
     """
-    _check_survival("by_length", survival)
-    return jnp.asarray(speed_up(jnp.cumsum(survival), jnp.arange(survival.shape[0], dtype=float), draft, block))
+    _check_acceptance("by_length", acceptance)
+    return jnp.asarray(
+        speed_up(
+            tokens=jnp.cumsum(acceptance),
+            draft_length=jnp.arange(acceptance.shape[0], dtype=float),
+            draft_cost=draft_cost,
+            verify_cost=verify_cost,
+        )
+    )
 
 
-def best_length(
-    survival: Float[Array, "g+1"], draft: Scalar, block: Scalar | Float[Array, "g+1"] = 1.0
+def best_draft_length(
+    acceptance: Float[Array, "g+1"], *, draft_cost: Scalar, verify_cost: Scalar | Float[Array, "g+1"] = 1.0
 ) -> Int[Array, ""]:
     """Draft length with the largest speed-up, from 0, which is plain decoding, to the longest that is given.
 
     Args:
-        survival: S_0 to S_g.
-        draft: c.
-        block: v of each length, or of all.
+        acceptance: S_0 to S_g.
+        draft_cost: c.
+        verify_cost: v of each length, or of all.
 
     Raises:
         TypeError, ValueError: as `by_length`.
     """
-    return jnp.argmax(by_length(survival, draft, block))
+    return jnp.argmax(speed_up_by_length(acceptance, draft_cost=draft_cost, verify_cost=verify_cost))
 
 
-def stationary_length(alignment: Scalar, draft: Scalar, block: Scalar = 1.0) -> Scalar:
+def stationary_draft_length(*, acceptance_rate: Scalar, draft_cost: Scalar, verify_cost: Scalar = 1.0) -> Scalar:
     """Draft length at which the speed-up is stationary, were lengths not whole; below 0 where drafting never pays.
 
     With L = -ln a, where d(speed-up) / dg = 0:
@@ -235,21 +242,27 @@ def stationary_length(alignment: Scalar, draft: Scalar, block: Scalar = 1.0) -> 
     of the two neighbours.
 
     Args:
-        alignment: a, above 0 and below 1.
-        draft: c, above 0 and below v.
-        block: v, the same for all lengths.
+        acceptance_rate: a, above 0 and below 1.
+        draft_cost: c, above 0 and below v.
+        verify_cost: v, the same for all lengths.
 
     Raises:
         TypeError, ValueError: alignment is not between 0 and 1, draft is not above 0, or block is not above draft.
 
     Source: leviathan2023fast, section 3.5, asks for it and solves it numerically; corless1996lambert for W.
     """
-    check_arguments("stationary_length", ABOVE_ZERO, alignment=alignment, draft=draft, block=block)
-    if is_concrete((alignment, draft, block)):
-        refuse_where(jnp.asarray(alignment) >= 1, "stationary_length.alignment", alignment, "a number below 1")
-        refuse_where(jnp.asarray(block) <= draft, "stationary_length.block", block, "a number above draft")
-    fall = -jnp.log(jnp.asarray(alignment, float))
-    u = fall * (block - draft) / draft
+    check_arguments(
+        "stationary_length", ABOVE_ZERO, acceptance_rate=acceptance_rate, draft_cost=draft_cost, verify_cost=verify_cost
+    )
+    if is_concrete((acceptance_rate, draft_cost, verify_cost)):
+        refuse_where(
+            jnp.asarray(acceptance_rate) >= 1, "stationary_length.acceptance_rate", acceptance_rate, "a number below 1"
+        )
+        refuse_where(
+            jnp.asarray(verify_cost) <= draft_cost, "stationary_length.verify_cost", verify_cost, "a number above draft"
+        )
+    fall = -jnp.log(jnp.asarray(acceptance_rate, float))
+    u = fall * (verify_cost - draft_cost) / draft_cost
     # Above the root, from where Newton's steps come down to it.
     y = 1 + jnp.sqrt(2 * u) + u
     for _ in range(NEWTON):
@@ -257,42 +270,49 @@ def stationary_length(alignment: Scalar, draft: Scalar, block: Scalar = 1.0) -> 
     return (y - 1 - u) / fall - 1
 
 
-def rounds_for(law: Float[Array, "most"], tokens: int) -> Scalar:
+def steps_for(distribution: Float[Array, "most"], *, tokens: int) -> Scalar:
     """Rounds until so many tokens are there, expected: n(t) = 1 + sum over k of law(k) n(t - k).
 
     Args:
-        law: chances that a round yields 1, 2, ... tokens, as `tokens_law` gives them.
+        distribution: chances that a round yields 1, 2, ... tokens, as `tokens_law` gives them.
         tokens: wanted; what the last round yields beyond them is thrown away.
 
     Raises:
         TypeError, ValueError: tokens is no whole number from 0 on.
     """
     check_arguments("rounds_for", COUNT, tokens=tokens)
-    most = law.shape[0]
+    most = distribution.shape[0]
     waiting = [jnp.zeros(())] * most  # n of 0 and below
     for _ in range(tokens):
-        waiting.append(1 + sum(chance * n for chance, n in zip(law, reversed(waiting[-most:]), strict=True)))
+        waiting.append(1 + sum(chance * n for chance, n in zip(distribution, reversed(waiting[-most:]), strict=True)))
     return waiting[-1]
 
 
-def staged_draft(
-    draft: Scalar, length: int, survival: Float[Array, "h+1"], second: Scalar, block: Scalar = 1.0
+def staged_draft_cost(
+    *,
+    draft_cost: Scalar,
+    draft_length: int,
+    acceptance: Float[Array, "h+1"],
+    second_cost: Scalar,
+    verify_cost: Scalar = 1.0,
 ) -> Scalar:
     """c of a draft that is itself sped up by a draft: seconds of its g tokens, over g steps of the target.
 
     Args:
-        draft: c, of the draft alone.
-        length: g, of its draft.
-        survival: S_0 to S_h of the second draft's tokens before the first.
-        second: seconds of a step of the second draft over one of the first.
-        block: v of the first draft for the second's tokens.
+        draft_cost: c, of the draft alone.
+        draft_length: g, of its draft.
+        acceptance: S_0 to S_h of the second draft's tokens before the first.
+        second_cost: seconds of a step of the second draft over one of the first.
+        verify_cost: v of the first draft for the second's tokens.
 
     Raises:
         TypeError, ValueError: a cost is below 0, or length is below 1; and as `tokens_law`.
 
     Source: spector2023staged.
     """
-    check_arguments("staged_draft", AT_LEAST_ZERO, draft=draft, second=second, block=block)
-    check_arguments("staged_draft", between(1.0, whole=True), length=length)
-    each = (survival.shape[0] - 1) * second + block
-    return draft * rounds_for(tokens_law(survival), length) * each / length
+    check_arguments(
+        "staged_draft", AT_LEAST_ZERO, draft_cost=draft_cost, second_cost=second_cost, verify_cost=verify_cost
+    )
+    check_arguments("staged_draft", between(1.0, whole=True), draft_length=draft_length)
+    each = (acceptance.shape[0] - 1) * second_cost + verify_cost
+    return draft_cost * steps_for(tokens_distribution(acceptance), tokens=draft_length) * each / draft_length

@@ -14,7 +14,7 @@ import numpy as np
 from anatomy.cost import collectives, routing
 from anatomy.cost.efficiency import Overheads, derate
 from anatomy.cost.gemm import gemm_seconds, layer_gemm_seconds
-from anatomy.cost.inference.exchange import expert_exchange, mlp_width, tensor_exchange
+from anatomy.cost.inference.exchange import expert_communication, mlp_width, tensor_communication
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import (
     AT_LEAST_ONE,
@@ -257,7 +257,7 @@ def through_stages(
     bandwidth = cluster.node.chip.memory_bandwidth * share.memory
     peak = cluster.node.chip.flops(8 * jnp.maximum(plan.weight_bytes, plan.activation_bytes))
     if active_experts is None:
-        active_experts = routing.experts_touched(n * plan.expert, model.experts, model.top_k)
+        active_experts = routing.active_experts(tokens=n * plan.expert, experts=model.experts, top_k=model.top_k)
     gathered = jnp.asarray(plan.gathered) > 0
     one = jnp.ones_like(jnp.asarray(plan.tensor, float))
     # With gathered weights each chip is alone with its share of the tokens.
@@ -267,7 +267,7 @@ def through_stages(
     score_ways = jnp.where(by_sequence, plan.sequence_ways(batch), plan.tensor)
 
     # One layer.
-    read = plan.weight_bytes * layer_weights(model, split, active_experts) / bandwidth
+    read = plan.weight_bytes * layer_weights(model, split, active_experts=active_experts) / bandwidth
     products = layer_gemm_seconds(
         model,
         tokens=rows,
@@ -281,11 +281,11 @@ def through_stages(
     )
     scores = n * attended * model.attention.score_flop() / score_ways / (peak * share.matmul)
     cache = layer_cache(model, plan, cached=cached, n=n, batch=batch) / bandwidth
-    moved = 2 * plan.activation_bytes * activation_values(model, split, rows)
+    moved = 2 * plan.activation_bytes * activation_values(model, split, n=rows)
     moved = moved + (1 - plan.fused_attention) * SCORE * n * attended * model.attention.heads / score_ways
-    whole = plan.weight_bytes * layer_weights(model, plan.replace(tensor=1.0, rows=1.0), model.experts)
-    sent = tensor_exchange(model, plan, n, net, whole)
-    routed = expert_exchange(model, plan, n * imbalance, net)
+    whole = plan.weight_bytes * layer_weights(model, plan.replace(tensor=1.0, rows=1.0), active_experts=model.experts)
+    sent = tensor_communication(model, plan, tokens=n, net=net, layer_weight_bytes=whole)
+    routed = expert_communication(model, plan, tokens=n * imbalance, net=net)
     starts = (KERNELS + sent.collectives + routed.collectives) * constants.kernel
     starts = starts + (sent.hops + routed.hops) * constants.hop
     starts = starts + (sent.network_hops + routed.network_hops) * constants.network_hop
@@ -303,10 +303,12 @@ def through_stages(
 
     # The output table, and the way from stage to stage.
     table = plan.weight_bytes * model.vocabulary * model.d_model / plan.tensor / bandwidth
-    logits = gemm_seconds(predicted, model.vocabulary / plan.tensor, model.d_model, peak, share)
+    logits = gemm_seconds(
+        rows=predicted, columns=model.vocabulary / plan.tensor, inner=model.d_model, peak=peak, efficiency=share
+    )
     logits = logits - constants.overlap * jnp.minimum(table, logits)
     parts = parts | {"weights": parts["weights"] + table, "compute": parts["compute"] + logits}
-    between = stage_transfer(model, plan, n, net, cluster, constants)
+    between = stage_transfer(model, plan, tokens=n, net=net, cluster=cluster, constants=constants)
     slowest = slowest_stage(model, plan, layer=sum(layer.values()), logits=table + logits) + between
     return parts | {"stages": plan.pipeline * between}, slowest
 
@@ -318,14 +320,14 @@ def slowest_stage(model: Architecture, plan: Serving, *, layer: Scalar, logits: 
     return jnp.maximum(plan.stage_layers(model) * layer, layers * layer + logits)
 
 
-def layer_weights(model: Architecture, plan: Serving, touched: Scalar) -> Scalar:
+def layer_weights(model: Architecture, plan: Serving, *, active_experts: Scalar) -> Scalar:
     """Weights that a chip reads in an average layer: attention, what all tokens pass, and the experts touched.
 
     Experts that no token visits are not read. Key and value heads that are fewer than tensor ways are copied.
     """
     parts = model.parameters
     shared = (parts.attention + parts.dense_mlp + parts.router + parts.norms) / model.layers
-    experts = parts.experts / model.layers * touched / model.experts / plan.expert
+    experts = parts.experts / model.layers * active_experts / model.experts / plan.expert
     return (shared + experts) / plan.tensor + model.attention.copied_weights(model.d_model, plan.columns) / plan.rows
 
 
@@ -342,7 +344,7 @@ def layer_cache(model: Architecture, plan: Serving, *, cached: Scalar, n: Scalar
     return plan.cache_bytes * model.attention.cached_values() * (cached + n) / ways
 
 
-def activation_values(model: Architecture, plan: Serving, n: Scalar) -> Scalar:
+def activation_values(model: Architecture, plan: Serving, *, n: Scalar) -> Scalar:
     """Values that pass between the kernels of an average layer on a chip: each is written once and read once."""
     attention = 2 * model.attention.width + model.attention.cached_values()
     split = (attention + model.mlp_matrices * mlp_width(model)) / plan.columns
@@ -350,11 +352,11 @@ def activation_values(model: Architecture, plan: Serving, n: Scalar) -> Scalar:
 
 
 def stage_transfer(
-    model: Architecture, plan: Serving, n: Scalar, net: Cluster, cluster: Cluster, constants: Overheads
+    model: Architecture, plan: Serving, *, tokens: Scalar, net: Cluster, cluster: Cluster, constants: Overheads
 ) -> Scalar:
     """Seconds to hand a micro-batch to the next stage, each tensor rank its part; 0 where there is one stage."""
     span = plan.tensor * plan.pipeline
     hop = jnp.where(jnp.asarray(span) <= cluster.node.chips, constants.hop, constants.network_hop)
-    size = plan.activation_bytes * n * model.d_model / plan.tensor
-    send = collectives.point_to_point(size, net.slowest_link(span).bandwidth, hop)
+    size = plan.activation_bytes * tokens * model.d_model / plan.tensor
+    send = collectives.point_to_point(size, bandwidth=net.slowest_link(span).bandwidth, latency=hop)
     return jnp.where(plan.pipeline > 1, send + constants.kernel, 0.0)

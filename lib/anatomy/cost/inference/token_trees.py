@@ -21,12 +21,12 @@ from anatomy.specs.base import between, check_arguments, is_concrete, refuse_whe
 Path = tuple[int, ...]  # ranks from the root, which is (), to a node; the first child has rank 0
 
 
-def nodes(widths: Sequence[int]) -> int:
+def tree_size(widths: Sequence[int]) -> int:
     """Tokens that the draft proposes in a tree in which all nodes of a depth have so many children."""
     return int(np.cumprod(widths, dtype=int).sum()) if len(widths) else 0
 
 
-def tree_tokens(ranks: Float[Array, "ranks"], widths: Sequence[int]) -> Scalar:
+def tree_tokens(ranks: Float[Array, "ranks"], *, widths: Sequence[int]) -> Scalar:
     """Tokens of a round, expected, with a tree in which all nodes of a depth have so many children.
 
         1 + R(w_1) + R(w_1) R(w_2) + ...,    R(w) = r_1 + ... + r_w
@@ -80,7 +80,7 @@ def best_tree(ranks: Sequence[float], size: int) -> list[Path]:
     return found
 
 
-def paths_tokens(ranks: Float[Array, "ranks"], tree: Sequence[Path]) -> Scalar:
+def paths_tokens(ranks: Float[Array, "ranks"], *, tree: Sequence[Path]) -> Scalar:
     """Tokens of a round, expected, with a tree given by its nodes.
 
     Args:

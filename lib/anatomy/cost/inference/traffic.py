@@ -45,30 +45,30 @@ class Requests:
         refuse_where(np.diff(arrival) < 0, "Requests.arrival", arrival[1:], "at least the arrival before it")
 
 
-def poisson(key: PRNGKeyArray, count: int, rate: Scalar, burst: Scalar = 1.0) -> Float[Array, "count"]:
+def poisson(key: PRNGKeyArray, *, count: int, rate: Scalar, burst_size: Scalar = 1.0) -> Float[Array, "count"]:
     """Arrivals by chance, seconds.
 
     Args:
         key: of the draws; the same key has the same pattern at every rate.
         count: of requests.
         rate: requests a second, on average.
-        burst: requests that come on average at the same moment; 1 is a Poisson process.
+        burst_size: requests that come on average at the same moment; 1 is a Poisson process.
 
     Raises:
         TypeError, ValueError: count is no whole number from 1 on, rate is not above 0, or burst below 1.
     """
     check_arguments("poisson", SOME, count=count)
     check_arguments("poisson", ABOVE_ZERO, rate=rate)
-    check_arguments("poisson", AT_LEAST_ONE, burst=burst)
+    check_arguments("poisson", AT_LEAST_ONE, burst_size=burst_size)
     gaps, alone = jax.random.split(key)
-    apart = jax.random.uniform(alone, (count,), float) * burst < 1
+    apart = jax.random.uniform(alone, (count,), float) * burst_size < 1
     came = jnp.cumsum(jnp.where(apart, jax.random.exponential(gaps, (count,), float), 0.0))
     # A sum in parallel may round within a burst; all of it comes when its first does.
-    return jax.lax.cummax(jnp.where(apart, came, 0.0)) * burst / rate
+    return jax.lax.cummax(jnp.where(apart, came, 0.0)) * burst_size / rate
 
 
 def lognormal_lengths(
-    key: PRNGKeyArray, count: int, mean: Scalar, spread: Scalar, most: Scalar = jnp.inf
+    key: PRNGKeyArray, *, count: int, mean: Scalar, variation: Scalar, longest: Scalar = jnp.inf
 ) -> Float[Array, "count"]:
     """Whole tokens, at least 1, with a long tail.
 
@@ -76,22 +76,22 @@ def lognormal_lengths(
         key: of the draws.
         count: of requests.
         mean: tokens, before rounding up and cutting off.
-        spread: standard deviation over the mean, before that too.
-        most: tokens at which an answer is cut off.
+        variation: standard deviation over the mean, before that too.
+        longest: tokens at which an answer is cut off.
 
     Raises:
         TypeError, ValueError: count is no whole number from 1 on, mean is not above 0, spread below 0, or most below 1.
     """
     check_arguments("lognormal_lengths", SOME, count=count)
     check_arguments("lognormal_lengths", ABOVE_ZERO, mean=mean)
-    check_arguments("lognormal_lengths", AT_LEAST_ZERO, spread=spread)
-    check_arguments("lognormal_lengths", AT_LEAST_ONE, most=most)
-    variance = jnp.log1p(jnp.asarray(spread, float) ** 2)
+    check_arguments("lognormal_lengths", AT_LEAST_ZERO, variation=variation)
+    check_arguments("lognormal_lengths", AT_LEAST_ONE, longest=longest)
+    variance = jnp.log1p(jnp.asarray(variation, float) ** 2)
     drawn = mean * jnp.exp(jnp.sqrt(variance) * jax.random.normal(key, (count,), float) - variance / 2)
-    return jnp.clip(jnp.ceil(drawn), 1.0, most)
+    return jnp.clip(jnp.ceil(drawn), 1.0, longest)
 
 
-def geometric_lengths(key: PRNGKeyArray, count: int, mean: Scalar) -> Float[Array, "count"]:
+def geometric_lengths(key: PRNGKeyArray, *, count: int, mean: Scalar) -> Float[Array, "count"]:
     """Whole tokens where every token is as likely to be the last: what an exponential law is to whole numbers.
 
     Raises:
@@ -103,7 +103,7 @@ def geometric_lengths(key: PRNGKeyArray, count: int, mean: Scalar) -> Float[Arra
     return jnp.maximum(jnp.ceil(-jax.random.exponential(key, (count,), float) / stay), 1.0)
 
 
-def uniform_lengths(key: PRNGKeyArray, count: int, low: int, high: int) -> Float[Array, "count"]:
+def uniform_lengths(key: PRNGKeyArray, *, count: int, low: int, high: int) -> Float[Array, "count"]:
     """Whole tokens from low to high, all as likely.
 
     Raises:

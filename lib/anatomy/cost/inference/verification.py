@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from anatomy.cost.efficiency import Overheads
 from anatomy.cost.inference.speculation import expected_tokens
 from anatomy.cost.inference.steps import decode, micro_batches
-from anatomy.cost.occupancy import copying
+from anatomy.cost.occupancy import copying_group
 from anatomy.cost.routing import check_routing
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, number, spec
@@ -19,7 +19,9 @@ from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_argum
 UP_TO_ONE = between(high=1.0)
 
 
-def touched_by_blocks(blocks: Scalar, block: Scalar, experts: Scalar, top_k: Scalar, alike: Scalar = 0.0) -> Scalar:
+def active_experts_of_blocks(
+    *, blocks: Scalar, block_tokens: Scalar, experts: Scalar, top_k: Scalar, correlation: Scalar = 0.0
+) -> Scalar:
     """Experts of a layer that blocks of consecutive tokens visit, expected.
 
     A token goes where a hidden leader of its block goes with chance sqrt(rho) and chooses for itself otherwise, so
@@ -32,21 +34,23 @@ def touched_by_blocks(blocks: Scalar, block: Scalar, experts: Scalar, top_k: Sca
 
     Args:
         blocks: b, independent of each other.
-        block: m.
+        block_tokens: m.
         experts: E.
         top_k: k.
-        alike: rho, from 0 to 1.
+        correlation: rho, from 0 to 1.
 
     Raises:
         TypeError, ValueError: alike is not from 0 to 1; and as `routing.check_routing`.
     """
-    check_routing("touched_by_blocks", experts, top_k, blocks=blocks, block=block)
-    check_arguments("touched_by_blocks", UP_TO_ONE, alike=alike)
-    return experts * (1 - copying(1 - top_k / experts, alike, block) ** blocks)
+    check_routing("touched_by_blocks", experts=experts, top_k=top_k, blocks=blocks, block=block_tokens)
+    check_arguments("touched_by_blocks", UP_TO_ONE, correlation=correlation)
+    return experts * (
+        1 - copying_group(1 - top_k / experts, correlation=correlation, group_size=block_tokens) ** blocks
+    )
 
 
 @spec
-class Round:
+class SpeculationStep:
     """A round of speculation of all sequences in flight; the parts add up to `seconds`."""
 
     sums: ClassVar = ("seconds",)
@@ -91,11 +95,11 @@ def speculate(
     *,
     batch: Scalar,
     context: Scalar,
-    length: Scalar,
+    draft_length: Scalar,
     acceptance_rate: Scalar,
     correlation: Scalar = 0.0,
     tokens: Scalar | None = None,
-) -> Round:
+) -> SpeculationStep:
     """A round of speculation beside a plain step, by the cost model of serving.
 
     The draft's g steps and the stages of the target follow each other. With several micro-batches the draft runs on
@@ -110,7 +114,7 @@ def speculate(
         constants: what of the peaks is reached, and what it takes to start.
         batch: sequences in flight, of one replica.
         context: tokens that each holds in the cache.
-        length: g; 0 is plain decoding.
+        draft_length: g; 0 is plain decoding.
         acceptance_rate: a.
         correlation: rho, how alike the experts of a block are.
         tokens: of a round, where acceptance is not the same for all tokens; else `expected_tokens`.
@@ -118,26 +122,34 @@ def speculate(
     Raises:
         TypeError, ValueError: length is below 0, or a share is not from 0 to 1, and as `decode`.
     """
-    check_arguments("speculate", AT_LEAST_ZERO, length=length)
+    check_arguments("speculate", AT_LEAST_ZERO, draft_length=draft_length)
     check_arguments("speculate", UP_TO_ONE, acceptance_rate=acceptance_rate, correlation=correlation)
     check_arguments("speculate", AT_LEAST_ONE, batch=batch)
     turns = micro_batches(plan, batch)
     each = batch / turns
-    touched = touched_by_blocks(each * plan.expert, length + 1.0, model.experts, model.top_k, correlation)
+    touched = active_experts_of_blocks(
+        blocks=each * plan.expert,
+        block_tokens=draft_length + 1.0,
+        experts=model.experts,
+        top_k=model.top_k,
+        correlation=correlation,
+    )
     plain = decode(model, plan, cluster, constants, batch=batch, context=context)
     read = decode(
-        model, plan, cluster, constants, batch=batch, context=context, tokens=length + 1.0, active_experts=touched
+        model, plan, cluster, constants, batch=batch, context=context, tokens=draft_length + 1.0, active_experts=touched
     )
     step = decode(draft, draft_plan, cluster, constants, batch=each, context=context)
-    drafting = length * step.seconds
+    drafting = draft_length * step.seconds
     through = read.seconds - read.waiting
     behind = jnp.maximum(read.waiting - drafting, (turns - 1) * drafting - through)
-    return Round(
+    return SpeculationStep(
         draft=drafting,
         verify=through,
         waiting=jnp.maximum(behind, 0.0),
         plain=plain.seconds,
-        tokens=expected_tokens(acceptance_rate, length) if tokens is None else tokens,
+        tokens=expected_tokens(acceptance_rate=acceptance_rate, draft_length=draft_length)
+        if tokens is None
+        else tokens,
         touched=touched,
         sequences=plan.data * batch,
         chips=plan.chips,

@@ -26,7 +26,7 @@ from anatomy.specs.base import (
 )
 
 
-def mg1_wait(rate: Scalar, service: Scalar, spread: Scalar) -> Scalar:
+def mg1_wait(*, rate: Scalar, service: Scalar, variation: Scalar) -> Scalar:
     """Mean seconds until service begins, one server and any law of service: the formula of Pollaczek and Khinchine.
 
         W = rho / (1 - rho) * (1 + C^2) / 2 * E[S]
@@ -34,30 +34,30 @@ def mg1_wait(rate: Scalar, service: Scalar, spread: Scalar) -> Scalar:
     Args:
         rate: lambda, requests a second.
         service: E[S], seconds.
-        spread: C, standard deviation of the service over its mean: 0 for M/D/1, 1 for M/M/1.
+        variation: C, standard deviation of the service over its mean: 0 for M/D/1, 1 for M/M/1.
 
     Raises:
         TypeError, ValueError: rate or spread is below 0, or service not above 0.
 
     Source: kleinrock1975queueing, section 5.6.
     """
-    check_arguments("mg1_wait", AT_LEAST_ZERO, rate=rate, spread=spread)
+    check_arguments("mg1_wait", AT_LEAST_ZERO, rate=rate, variation=variation)
     check_arguments("mg1_wait", ABOVE_ZERO, service=service)
     load = rate * service
-    return jnp.where(load < 1, load / _idle(load) * (1 + spread**2) / 2 * service, jnp.inf)
+    return jnp.where(load < 1, load / _idle(load) * (1 + variation**2) / 2 * service, jnp.inf)
 
 
-def mm1_wait(rate: Scalar, service: Scalar) -> Scalar:
+def mm1_wait(*, rate: Scalar, service: Scalar) -> Scalar:
     """Mean seconds until service begins, one server, exponential service: rho E[S] / (1 - rho); as `mg1_wait`."""
-    return mg1_wait(rate, service, 1.0)
+    return mg1_wait(rate=rate, service=service, variation=1.0)
 
 
-def md1_wait(rate: Scalar, service: Scalar) -> Scalar:
+def md1_wait(*, rate: Scalar, service: Scalar) -> Scalar:
     """Mean seconds until service begins, one server, every service alike: half of M/M/1's; as `mg1_wait`."""
-    return mg1_wait(rate, service, 0.0)
+    return mg1_wait(rate=rate, service=service, variation=0.0)
 
 
-def mm1_latency(rate: Scalar, service: Scalar, share: Scalar) -> Scalar:
+def mm1_latency(*, rate: Scalar, service: Scalar, share: Scalar) -> Scalar:
     """Seconds from arrival to end that this share of requests stays within, M/M/1, first come first served.
 
     The time in the system is exponential with mean E[S] / (1 - rho), so its quantile is -ln(1 - share) times that.
@@ -74,7 +74,7 @@ def mm1_latency(rate: Scalar, service: Scalar, share: Scalar) -> Scalar:
     return jnp.where(load < 1, -jnp.log1p(-share) * service / _idle(load), jnp.inf)
 
 
-def erlang_c(servers: Scalar, offered: Scalar) -> Scalar:
+def erlang_c(*, servers: Scalar, offered_load: Scalar) -> Scalar:
     """Share of requests that find all c servers busy and wait; exponential service, M/M/c.
 
     With a = lambda E[S] busy servers on average, and Erlang's loss formula B written with gamma functions:
@@ -83,7 +83,7 @@ def erlang_c(servers: Scalar, offered: Scalar) -> Scalar:
 
     Args:
         servers: c.
-        offered: a, erlangs.
+        offered_load: a, erlangs.
 
     Returns:
         Between 0 and 1; 1 from a load of 1 on.
@@ -94,14 +94,14 @@ def erlang_c(servers: Scalar, offered: Scalar) -> Scalar:
     Source: kleinrock1975queueing, section 3.5.
     """
     check_arguments("erlang_c", between(1.0, whole=True), servers=servers)
-    check_arguments("erlang_c", AT_LEAST_ZERO, offered=offered)
-    load = offered / servers
-    a = jnp.minimum(jnp.maximum(offered, 1e-300), servers)
+    check_arguments("erlang_c", AT_LEAST_ZERO, offered_load=offered_load)
+    load = offered_load / servers
+    a = jnp.minimum(jnp.maximum(offered_load, 1e-300), servers)
     blocked = jnp.exp(servers * jnp.log(a) - a - gammaln(servers + 1.0)) / gammaincc(servers + 1.0, a)
     return jnp.where(load < 1, blocked / (1 - load * (1 - blocked)), 1.0)
 
 
-def mmc_wait(servers: Scalar, rate: Scalar, service: Scalar) -> Scalar:
+def mmc_wait(*, servers: Scalar, rate: Scalar, service: Scalar) -> Scalar:
     """Mean seconds until service begins, c servers, exponential service: C E[S] / (c (1 - rho)).
 
     Raises:
@@ -112,11 +112,11 @@ def mmc_wait(servers: Scalar, rate: Scalar, service: Scalar) -> Scalar:
     check_arguments("mmc_wait", AT_LEAST_ZERO, rate=rate)
     check_arguments("mmc_wait", ABOVE_ZERO, service=service)
     load = rate * service / servers
-    wait = erlang_c(servers, rate * service) * service / (servers * _idle(load))
+    wait = erlang_c(servers=servers, offered_load=rate * service) * service / (servers * _idle(load))
     return jnp.where(load < 1, wait, jnp.inf)
 
 
-def mgc_wait(servers: Scalar, rate: Scalar, service: Scalar, spread: Scalar) -> Scalar:
+def mgc_wait(*, servers: Scalar, rate: Scalar, service: Scalar, variation: Scalar) -> Scalar:
     """Mean seconds until service begins, c servers and any law of service: an approximation in plain arithmetic.
 
         W = (1 + C^2) / 2 * rho^(sqrt(2 (c + 1)) - 1) / (c (1 - rho)) * E[S]
@@ -127,7 +127,7 @@ def mgc_wait(servers: Scalar, rate: Scalar, service: Scalar, spread: Scalar) -> 
         servers: c, any number from 1 on.
         rate: lambda, requests a second.
         service: E[S], seconds.
-        spread: C.
+        variation: C.
 
     Raises:
         TypeError, ValueError: servers is below 1, rate or spread below 0, or service not above 0.
@@ -135,14 +135,14 @@ def mgc_wait(servers: Scalar, rate: Scalar, service: Scalar, spread: Scalar) -> 
     Source: sakasegawa1977approximation.
     """
     check_arguments("mgc_wait", AT_LEAST_ONE, servers=servers)
-    check_arguments("mgc_wait", AT_LEAST_ZERO, rate=rate, spread=spread)
+    check_arguments("mgc_wait", AT_LEAST_ZERO, rate=rate, variation=variation)
     check_arguments("mgc_wait", ABOVE_ZERO, service=service)
     load = rate * service / servers
-    wait = (1 + spread**2) / 2 * load ** (jnp.sqrt(2 * (servers + 1)) - 1) / (servers * _idle(load)) * service
+    wait = (1 + variation**2) / 2 * load ** (jnp.sqrt(2 * (servers + 1)) - 1) / (servers * _idle(load)) * service
     return jnp.where(load < 1, wait, jnp.inf)
 
 
-def largest_load(servers: Scalar, service: Scalar, wait: Scalar) -> Scalar:
+def largest_load(*, servers: Scalar, service: Scalar, wait: Scalar) -> Scalar:
     """Load at which requests wait so long on average, M/M/c: the inverse of `mmc_wait`, by bisection.
 
     Args:
@@ -161,7 +161,7 @@ def largest_load(servers: Scalar, service: Scalar, wait: Scalar) -> Scalar:
     def halve(_: int, ends: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         low, high = ends
         middle = (low + high) / 2
-        late = mmc_wait(servers, middle * servers / service, service) > wait
+        late = mmc_wait(servers=servers, rate=middle * servers / service, service=service) > wait
         return jnp.where(late, low, middle), jnp.where(late, middle, high)
 
     zero = jnp.zeros(jnp.broadcast_shapes(*(jnp.shape(x) for x in (servers, service, wait))))
@@ -173,7 +173,7 @@ def _idle(load: Scalar) -> Scalar:
     return jnp.where(load < 1, 1 - load, 1.0)
 
 
-def longest(lengths: Float[Array, "draws"], batch: Scalar) -> Scalar:
+def longest(lengths: Float[Array, "draws"], *, batch: Scalar) -> Scalar:
     """Mean of the longest of `batch` answers, drawn from these lengths with replacement: exact for that law.
 
     Of n draws in order the i-th is the largest of a batch with probability (i / n)^batch - ((i - 1) / n)^batch.
@@ -194,7 +194,7 @@ def longest(lengths: Float[Array, "draws"], batch: Scalar) -> Scalar:
     return jnp.sum(jnp.sort(jnp.asarray(lengths, float)) * jnp.diff(below), axis=-1)
 
 
-def longest_of_two(short: Scalar, long: Scalar, share: Scalar, batch: Scalar) -> Scalar:
+def longest_of_two(*, short: Scalar, long: Scalar, share: Scalar, batch: Scalar) -> Scalar:
     """The same where answers have two lengths: long - (long - short) (1 - share)^S.
 
     Args:

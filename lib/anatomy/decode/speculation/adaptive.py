@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from anatomy.cost.inference.speculation import best_length, even_survival
+from anatomy.cost.inference.speculation import best_draft_length, independent_acceptance
 from anatomy.decode.speculation.drafts import Drafter
 from anatomy.decode.speculation.step import Step
+from anatomy.specs import Scalar
 from anatomy.specs.base import AT_LEAST_ZERO, between, check_arguments
 
 
@@ -49,7 +50,11 @@ class AdaptiveLength:
             most: longest draft.
         """
         block = 1 + self.more * jnp.arange(most + 1)
-        best = lambda a: best_length(even_survival(a, most), self.draft, block)  # noqa: E731
+
+        def best(rate: Scalar) -> Int[Array, ""]:
+            acceptance = independent_acceptance(acceptance_rate=rate, longest=most)
+            return best_draft_length(acceptance, draft_cost=self.draft, verify_cost=block)
+
         return jnp.maximum(jax.vmap(best)(counts[:, 0] / counts[:, 1]), 1).astype(jnp.int32)
 
     @staticmethod

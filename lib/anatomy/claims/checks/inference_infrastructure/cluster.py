@@ -9,7 +9,7 @@ from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.cost.efficiency import derate, overheads
 from anatomy.cost.inference.memory import held_weights, memory, sequence_cache
-from anatomy.cost.inference.steps import stage_transfer, tensor_exchange
+from anatomy.cost.inference.steps import stage_transfer, tensor_communication
 from anatomy.cost.routing import tokens_per_expert
 from anatomy.specs import architecture, chip
 from anatomy.specs.units import readable
@@ -43,7 +43,7 @@ def four_thousand(claim: Claim) -> Finding:
 def five_hundred(claim: Claim) -> Finding:
     """Tokens of an expert under both readings of 4k."""
     batch, experts, k = printed("g4i.4k"), printed("arch.n_experts"), printed("arch.top_k")
-    value = float(tokens_per_expert(batch, experts, k))
+    value = float(tokens_per_expert(tokens=batch, experts=experts, top_k=k))
     return compare(
         claim,
         value,
@@ -156,7 +156,7 @@ def fits(claim: Claim) -> Finding:
     """What is left for the cache on 40 GB, with one key head and with as many as query heads."""
     left = float(chip("a100_sxm_40gb").memory - memory(model(), SERVING, batch=0.0, context=CONTEXT).total)
     one, many = room(model(), SERVING), room(architecture("gpt4"), SERVING.replace(cache_by_sequence=0.0))
-    share = float(sequence_cache(model(), SERVING, CONTEXT))
+    share = float(sequence_cache(model(), SERVING, context=CONTEXT))
     return decide(
         claim,
         one > claim.verdict["least_sequences"],
@@ -178,10 +178,11 @@ def no_split(claim: Claim) -> Finding:
     net = derate(machine(), overheads("a100_sxm_40gb").efficiency)
     apart = served(2048.0 / float(OVER_NODES.data), plan=OVER_NODES)
     together = served(2048.0)
-    hand = float(
-        stage_transfer(model(), SERVING, jnp.asarray(128.0), net, machine(), overheads("a100_sxm_40gb"))
-    ) * float(SERVING.pipeline)  # fmt: skip
-    inside = float(tensor_exchange(model(), SERVING, jnp.asarray(128.0), net).seconds) * printed("arch.layers")
+    tokens, constants = jnp.asarray(128.0), overheads("a100_sxm_40gb")
+    hop = stage_transfer(model(), SERVING, tokens=tokens, net=net, cluster=machine(), constants=constants)
+    hand = float(hop) * float(SERVING.pipeline)
+    of_layer = tensor_communication(model(), SERVING, tokens=tokens, net=net)
+    inside = float(of_layer.seconds) * printed("arch.layers")
     return decide(
         claim,
         float(apart.seconds / together.seconds) > claim.verdict["least_ratio"],

@@ -9,7 +9,7 @@ from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import SMALL, Evidence, Finding, compare, decide, uncheckable
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
-from anatomy.cost.routing import experts_touched, fullest_expert, spread_per_expert, tokens_per_expert
+from anatomy.cost.routing import active_experts, load_standard_deviation, max_load, tokens_per_expert
 from anatomy.specs import chip
 from anatomy.train.specialists import told_by
 
@@ -18,7 +18,7 @@ from anatomy.train.specialists import told_by
 def moe_adds(claim: Claim) -> Finding:
     """Bytes that a step reads, beside a dense model of as many active parameters."""
     experts, k = printed("arch.n_experts"), printed("arch.top_k")
-    touched = [float(experts_touched(n, experts, k)) for n in (1, 8, 64)]
+    touched = [float(active_experts(tokens=n, experts=experts, top_k=k)) for n in (1, 8, 64)]
     return decide(
         claim,
         touched[1] > claim.verdict["least_ratio"] * touched[0],
@@ -68,7 +68,7 @@ def batch_of_one(claim: Claim) -> Finding:
     """Tokens of an expert at a batch of eight."""
     return compare(
         claim,
-        float(tokens_per_expert(8.0, printed("arch.n_experts"), printed("arch.top_k"))),
+        float(tokens_per_expert(tokens=8.0, experts=printed("arch.n_experts"), top_k=printed("arch.top_k"))),
         "Eight tokens with two choices each are sixteen visits to sixteen experts: one each on average. Each expert's "
         "weights are then read for a single token.",
     )
@@ -78,7 +78,10 @@ def batch_of_one(claim: Claim) -> Finding:
 def imbalance(claim: Claim) -> Finding:
     """The fullest expert of a batch of eight, by chance."""
     experts, k = printed("arch.n_experts"), printed("arch.top_k")
-    fullest, idle = float(fullest_expert(8, experts, k)), experts - float(experts_touched(8.0, experts, k))
+    fullest, idle = (
+        float(max_load(tokens=8, experts=experts, top_k=k)),
+        experts - float(active_experts(tokens=8.0, experts=experts, top_k=k)),
+    )
     layers, everyone = printed("arch.layers"), (k / experts) ** 8 * experts
     four = experts * float(1 - betainc(8 - 3, 3 + 1, 1 - k / experts))  # experts of a layer with four or more
     return decide(
@@ -101,7 +104,9 @@ def imbalance(claim: Claim) -> Finding:
 def jitter(claim: Claim) -> Finding:
     """Spread of the experts read in a step, and of the step's time, small batch against large."""
     experts, k, layers = printed("arch.n_experts"), printed("arch.top_k"), printed("arch.layers")
-    spread = float(spread_per_expert(8.0, experts, k)) / float(tokens_per_expert(8.0, experts, k))
+    spread = float(load_standard_deviation(tokens=8.0, experts=experts, top_k=k)) / float(
+        tokens_per_expert(tokens=8.0, experts=experts, top_k=k)
+    )
     # Experts touched in a layer: variance of a sum of idle experts, of which each pair is idle together a little less.
     none = (1 - k / experts) ** 8
     both = ((experts - k) * (experts - k - 1) / (experts * (experts - 1))) ** 8
@@ -131,7 +136,7 @@ def reason(claim: Claim) -> Finding:
             served(
                 256.0 * 16,
                 context=CONTEXT / 2,
-                active_experts=experts_touched(256.0, n, printed("arch.top_k")) * 16 / n,
+                active_experts=active_experts(tokens=256.0, experts=n, top_k=printed("arch.top_k")) * 16 / n,
             ).seconds
         )
         for n in (16.0, 128.0)
@@ -149,7 +154,7 @@ def more_bandwidth(claim: Claim) -> Finding:
     """FLOP for each byte read, with the article's batch and more experts."""
     k, batch = printed("arch.top_k"), printed("g4i.4k") / 16
     ridge = float(chip("a100_sxm_40gb").balance())
-    rows = {n: float(tokens_per_expert(batch, n, k)) for n in (16.0, 64.0, 128.0)}
+    rows = {n: float(tokens_per_expert(tokens=batch, experts=n, top_k=k)) for n in (16.0, 64.0, 128.0)}
     return decide(
         claim,
         min(rows[16.0] / rows[128.0], ridge / rows[16.0]) > claim.verdict["least_ratio"],

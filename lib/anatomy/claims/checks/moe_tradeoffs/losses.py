@@ -184,7 +184,7 @@ def converge(claim: Claim) -> Finding:
     """Tokens and noise of an expert in a step, and which large runs were steady."""
     found = record("moe_stability")
     batch, k = printed("data.batch_60M"), printed("arch.top_k")
-    few, many = (tokens_per_expert(batch, e, k) for e in (printed("arch.n_experts"), MANY[-1]))
+    few, many = (tokens_per_expert(tokens=batch, experts=e, top_k=k) for e in (printed("arch.n_experts"), MANY[-1]))
     steady = [row for row in mixtures() if row["key"] in found["steady"]]
     names = " and ".join(f"{row['name']} with {row['experts']:,}" for row in steady)
     small = small_slope(last_loss)

@@ -10,10 +10,10 @@ from anatomy.cost.routed import (
     balanced_batch,
     bytes_read,
     chips_to_hold,
-    decode_step,
+    decode_roofline,
     dollars_per_token,
 )
-from anatomy.cost.routing import experts_touched, fullest_expert, spread_per_expert, tokens_per_expert
+from anatomy.cost.routing import active_experts, load_standard_deviation, max_load, tokens_per_expert
 from anatomy.specs import Architecture, architecture, chip
 from anatomy.specs.units import readable
 from anatomy.train import recipes, sweeps
@@ -36,13 +36,13 @@ def dense() -> Architecture:
 
 def usage(model: Architecture, batch: float) -> float:
     """Share of the peak that a decode step of this batch can use, by the roofline."""
-    return float(decode_step(model, batch, chip(CHIP)).utilisation)
+    return float(decode_roofline(model, batch=batch, chip=chip(CHIP)).utilisation)
 
 
 def dollars_per_million(experts: float, batch: float) -> float:
     """Dollars for a million tokens of this batch, by the roofline, at the article's price of a chip."""
-    step = decode_step(with_experts(experts), batch, chip(CHIP))
-    return 1e6 * float(dollars_per_token(step, batch, 1.0, printed("train.price_a100")))
+    step = decode_roofline(with_experts(experts), batch=batch, chip=chip(CHIP))
+    return 1e6 * float(dollars_per_token(step, batch=batch, chips=1.0, dollars_per_hour=printed("train.price_a100")))
 
 
 def small_batch() -> int:
@@ -58,7 +58,10 @@ def small_kept(experts: int) -> tuple[float, float]:
 
 def kept_by_chance(tokens: int, experts: float, top_k: float) -> float:
     """What the average expert does of what the fullest does, for even and independent choices."""
-    return float(tokens_per_expert(tokens, experts, top_k) / fullest_expert(tokens, experts, top_k))
+    return float(
+        tokens_per_expert(tokens=tokens, experts=experts, top_k=top_k)
+        / max_load(tokens=tokens, experts=experts, top_k=top_k)
+    )
 
 
 @check("moe.fewer_infer_params")
@@ -66,7 +69,7 @@ def fewer_infer_params(claim: Claim) -> Finding:
     """The share that a token uses, and the share that a batch makes the chips read."""
     gpt4 = architecture("gpt4")
     share = gpt4.parameters.active / gpt4.parameters.total
-    read = [float(bytes_read(gpt4, b, 1.0)) / gpt4.parameters.total for b in (FEW, MIDDLE)]
+    read = [float(bytes_read(gpt4, tokens=b, bytes_per_parameter=1.0)) / gpt4.parameters.total for b in (FEW, MIDDLE)]
     return decide(
         claim,
         share < claim.verdict["whole"],
@@ -85,7 +88,7 @@ def fewer_infer_params(claim: Claim) -> Finding:
 def infer_hard(claim: Claim) -> Finding:
     """The batch that makes reading the weights worth while, against a dense model's."""
     k, experts = printed("arch.top_k"), printed("arch.n_experts")
-    alone, mixed = (float(balanced_batch(e, k, chip(CHIP))) for e in (k, experts))
+    alone, mixed = (float(balanced_batch(experts=e, top_k=k, chip=chip(CHIP))) for e in (k, experts))
     return decide(
         claim,
         mixed > claim.verdict["least_ratio"] * alone,
@@ -104,7 +107,7 @@ def infer_hard(claim: Claim) -> Finding:
 def idle(claim: Claim) -> Finding:
     """Experts that no token of a batch visits, and what they wait for when all are visited."""
     k, experts, large = printed("arch.top_k"), printed("arch.n_experts"), int(printed("g4i.4k"))
-    share = [1 - float(experts_touched(b, experts, k)) / experts for b in (FEW, MIDDLE)]
+    share = [1 - float(active_experts(tokens=b, experts=experts, top_k=k)) / experts for b in (FEW, MIDDLE)]
     wait = 1 - kept_by_chance(large, experts, k)
     trained = [1 - value for value in small_kept(int(experts))]
     return decide(
@@ -128,7 +131,7 @@ def util_drop(claim: Claim) -> Finding:
     """Utilisation of the mixture against a dense model of equal FLOP, at small and large batches."""
     k, experts, large = printed("arch.top_k"), printed("arch.n_experts"), int(printed("g4i.4k"))
     mixed, plain = (usage(model, MIDDLE) for model in (architecture("gpt4"), dense()))
-    alone, balanced = (float(balanced_batch(e, k, chip(CHIP))) for e in (k, experts))
+    alone, balanced = (float(balanced_batch(experts=e, top_k=k, chip=chip(CHIP))) for e in (k, experts))
     kept, many = kept_by_chance(large, experts, k), recipes.EXPERTS[-1]
     trained = [small_kept(n)[0] for n in (int(experts), many)]
     return decide(
@@ -155,7 +158,11 @@ def infra_helps(claim: Claim) -> Finding:
     chips = [float(chips_to_hold(with_experts(e), chip(CHIP))) for e in counts]
     small = [dollars_per_million(e, MIDDLE) for e in counts]
     big = [dollars_per_million(e, large) for e in counts]
-    jitter = [float(spread_per_expert(large, e, k)) / tokens_per_expert(large, e, k) for e in counts]
+    jitter = [
+        float(load_standard_deviation(tokens=large, experts=e, top_k=k))
+        / tokens_per_expert(tokens=large, experts=e, top_k=k)
+        for e in counts
+    ]
     return decide(
         claim,
         min(each[-1] / each[0] for each in (chips, small, big, jitter)) > claim.verdict["least_ratio"],

@@ -25,7 +25,7 @@ from anatomy.claims.record.article import printed
 from anatomy.cost import collectives, training
 from anatomy.cost.efficiency import efficiency
 from anatomy.cost.memory import parameters_per_chip
-from anatomy.cost.search import Found, search
+from anatomy.cost.search import SearchResult, search
 from anatomy.specs import architecture, catalogue
 
 
@@ -35,7 +35,7 @@ def fastest_depth(overlap: float) -> int:
 
 
 @cache
-def found(key: str) -> Found:
+def found(key: str) -> SearchResult:
     """All legal plans for GPT-4 on a machine."""
     share = efficiency(key)
     return search(
@@ -43,12 +43,12 @@ def found(key: str) -> Found:
     )
 
 
-def whole_experts(plans: Found) -> Bool[np.ndarray, "plans"]:
+def whole_experts(plans: SearchResult) -> Bool[np.ndarray, "plans"]:
     """Plans that split experts as the article says, by tensor ways and stages alone."""
     return plans.plans["expert"] == 1
 
 
-def quickest(plans: Found, among: Bool[np.ndarray, "plans"]) -> int:
+def quickest(plans: SearchResult, among: Bool[np.ndarray, "plans"]) -> int:
     """The row of the fastest plan among some, of those that fit."""
     return int(np.argmin(np.where(among & plans.fits, plans.seconds, np.inf)))
 
@@ -103,8 +103,8 @@ def nvlink8(claim: Claim) -> Finding:
     node = catalogue.node("a100_sxm_40gb")
     share, on = efficiency("a100_sxm_40gb"), machine()
     size = training.VALUE * SEQUENCE * architecture("gpt4").d_model
-    near = collectives.all_reduce(size, WAYS, node.link.bandwidth * share.link)
-    far = collectives.all_reduce(size, 2 * WAYS, on.inside.bandwidth * share.network)
+    near = collectives.all_reduce(size, chips=WAYS, bandwidth=node.link.bandwidth * share.link)
+    far = collectives.all_reduce(size, chips=2 * WAYS, bandwidth=on.inside.bandwidth * share.network)
     slower = float(far / near)
     return compare(
         claim,

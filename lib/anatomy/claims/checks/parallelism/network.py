@@ -100,7 +100,7 @@ def traffic(plan: Plan) -> float:
     more over the groups (rajbhandari2020zero, section 7). Experts are not split among replicas here.
     """
     held = float(2 * parameters_per_chip(architecture("gpt4"), plan))
-    passes = training.exchange_passes(plan, plan.micro_batches(SEQUENCES))
+    passes = training.reduction_passes(plan, micro_batches=plan.micro_batches(SEQUENCES))
     ways = plan.zero_group(plan.data)
     return float(passes * held * (1 - 1 / ways) + 2 * held / ways * (1 - ways / plan.data))
 

@@ -69,7 +69,7 @@ def bubble_fig(claim: Claim) -> Finding:
     """The bubble of the chart's schedule, and at the article's size."""
     each = round(float(ARTICLE.micro_batches(SEQUENCES)))
     chart, here, long = idle_ticks(4, 4, gpipe=True), idle_ticks(int(STAGES), each), idle_ticks(int(STAGES), 10 * each)
-    said = float(bubble_fraction(STAGES, float(each)))
+    said = float(bubble_fraction(stages=STAGES, micro_batches=float(each)))
     return decide(
         claim,
         min(chart, here) > claim.verdict["least_idle"],

@@ -8,7 +8,7 @@ import numpy as np
 
 from anatomy.claims.article.serving import SERVING, as_billions, machine, model
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.verification import Round, speculate
+from anatomy.cost.inference.verification import SpeculationStep, speculate
 from anatomy.specs import Architecture, Cluster, Scalar, Serving, architecture, cluster
 
 A100 = "a100_sxm_40gb"
@@ -39,7 +39,7 @@ def box() -> Cluster:
 
 def dense(
     sequences: float, length: float, alignment: float = ALIGNMENT, context: float = 2048.0, plan: Serving = NODE
-) -> Round:
+) -> SpeculationStep:
     """A round of speculation of a dense 175B on one node."""
     constants = overheads("a100_sxm_40gb")
     return speculate(
@@ -51,7 +51,7 @@ def dense(
         constants,
         batch=sequences,
         context=context,
-        length=length,
+        draft_length=length,
         acceptance_rate=alignment,
     )
 
@@ -63,7 +63,7 @@ def routed(
     plan: Serving = SERIAL,
     draft_plan: Serving = NODE,
     **how: float,
-) -> Round:
+) -> SpeculationStep:
     """A round of speculation of the article's model on its cluster; the draft runs on the head node.
 
     Args:
@@ -84,18 +84,18 @@ def routed(
         constants,
         batch=sequences,
         context=CONTEXT,
-        length=length,
+        draft_length=length,
         acceptance_rate=alignment,
         **how,
     )
 
 
-def lengths(at: Callable[[Scalar], Round], most: int = 12) -> np.ndarray:
+def lengths(at: Callable[[Scalar], SpeculationStep], most: int = 12) -> np.ndarray:
     """Speed-ups of draft lengths from 0 to `most`, of a function of the length."""
     return np.asarray(jax.vmap(lambda g: at(g).speed_up)(np.arange(most + 1.0)))
 
 
-def by_batch(at: Callable[[Scalar, Scalar], Round], batches: Sequence[float], most: int = 12) -> np.ndarray:
+def by_batch(at: Callable[[Scalar, Scalar], SpeculationStep], batches: Sequence[float], most: int = 12) -> np.ndarray:
     """Speed-ups of a function of batch and draft length: a row for each batch, of lengths from 0 to `most`."""
     row = jax.vmap(lambda n, g: at(n, g).speed_up, in_axes=(None, 0))
     return np.asarray(jax.vmap(row, in_axes=(0, None))(np.asarray(batches), np.arange(most + 1.0)))

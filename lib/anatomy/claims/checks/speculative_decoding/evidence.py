@@ -11,7 +11,7 @@ from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.speculation import even_survival, tokens_moments
+from anatomy.cost.inference.speculation import independent_acceptance, tokens_moments
 from anatomy.cost.inference.steps import prefill
 from anatomy.decode.sampling import acceptance
 
@@ -36,7 +36,7 @@ def evidence(claim: Claim) -> Finding:
     length = printed("sd.4")
     easy, hard = (dense(8.0, length, alignment) for alignment in (EASY, HARD))
     ratio = float(easy.tokens_per_second / hard.tokens_per_second)
-    mean, deviation = map(float, tokens_moments(even_survival(ALIGNMENT, int(length))))
+    mean, deviation = map(float, tokens_moments(independent_acceptance(acceptance_rate=ALIGNMENT, longest=int(length))))
     return decide(
         claim,
         ratio > claim.verdict["least_ratio"] and deviation > claim.verdict["least_spread"] * mean,

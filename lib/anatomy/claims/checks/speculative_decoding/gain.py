@@ -20,7 +20,7 @@ from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import Evidence, Finding, compare, decide
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
-from anatomy.cost.inference.speculation import even_survival, expected_tokens, uneven_survival
+from anatomy.cost.inference.speculation import correlated_acceptance, expected_tokens, independent_acceptance
 from anatomy.cost.inference.token_trees import best_tree, paths_tokens
 from anatomy.cost.routed import balanced_batch
 from anatomy.specs import chip
@@ -45,7 +45,7 @@ def small_batch(claim: Claim) -> Finding:
     one = float(lengths(lambda g: dense(1.0, g)).max())
     own = float(lengths(lambda g: routed(printed("g4i.4k"), g, plan=SERVING)).max())
     a100, experts, k = chip(A100), printed("arch.n_experts"), printed("arch.top_k")
-    balances = [float(balanced_batch(n, k, a100)) for n in (k, experts)]
+    balances = [float(balanced_batch(experts=n, top_k=k, chip=a100)) for n in (k, experts)]
     return decide(
         claim,
         bool(gains[0] > least and own < least),
@@ -96,8 +96,8 @@ def single_sequence(claim: Claim) -> Finding:
     """A chain in a large batch, with a poor draft, and a tree in its place."""
     length = int(printed("sd.4"))
     crowd = float(routed(2048.0, float(length)).speed_up)
-    tokens = float(expected_tokens(RANKS[0], length))
-    tree = float(paths_tokens(np.array(RANKS), best_tree(RANKS, 16)))
+    tokens = float(expected_tokens(acceptance_rate=RANKS[0], draft_length=length))
+    tree = float(paths_tokens(np.array(RANKS), tree=best_tree(RANKS, 16)))
     return decide(
         claim,
         crowd < claim.verdict["most_speed_up"] and tokens < claim.verdict["most_tokens"],
@@ -118,7 +118,10 @@ def single_sequence(claim: Claim) -> Finding:
 @check("sd.exp")
 def exponential(claim: Claim) -> Finding:
     """The chance of eight tokens in a row, where all are alike and where rounds differ."""
-    even, uneven = even_survival(ALIGNMENT, 8), uneven_survival(ALIGNMENT, 0.2, 8)
+    even, uneven = (
+        independent_acceptance(acceptance_rate=ALIGNMENT, longest=8),
+        correlated_acceptance(acceptance_rate=ALIGNMENT, correlation=0.2, longest=8),
+    )
     last = float(even[8] / even.sum())
     return decide(
         claim,

@@ -18,7 +18,7 @@ from anatomy.claims.ledger.finding import Evidence, Finding, decide
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.speculation import even_survival, expected_tokens, tokens_law
+from anatomy.cost.inference.speculation import expected_tokens, independent_acceptance, tokens_distribution
 from anatomy.cost.inference.steps import prefill
 from anatomy.decode.sampling import acceptance
 from anatomy.specs import architecture, chip
@@ -44,7 +44,7 @@ def parallel(claim: Claim) -> Finding:
 @check("sd.decode_seq")
 def sequential(claim: Claim) -> Finding:
     """Tokens of a pass without a draft."""
-    value = float(expected_tokens(ALIGNMENT, 0.0))
+    value = float(expected_tokens(acceptance_rate=ALIGNMENT, draft_length=0.0))
     return decide(
         claim,
         value == claim.verdict["tokens"],
@@ -99,7 +99,7 @@ def drafted(claim: Claim) -> Finding:
 def saves(claim: Claim) -> Finding:
     """Bytes of weights for each token, dense and routed."""
     length = printed("sd.4")
-    tokens = float(expected_tokens(ALIGNMENT, length))
+    tokens = float(expected_tokens(acceptance_rate=ALIGNMENT, draft_length=length))
     one, crowd = routed(1.0, length), routed(32.0, length)
     return decide(
         claim,
@@ -122,8 +122,8 @@ def saves(claim: Claim) -> Finding:
 def rejected(claim: Claim) -> Finding:
     """What becomes of a round whose draft is wrong at once, and on average."""
     length = int(printed("sd.4"))
-    wrong = np.asarray(tokens_law(even_survival(0.0, length)))
-    kept = (float(expected_tokens(ALIGNMENT, length)) - 1) / length
+    wrong = np.asarray(tokens_distribution(independent_acceptance(acceptance_rate=0.0, longest=length)))
+    kept = (float(expected_tokens(acceptance_rate=ALIGNMENT, draft_length=length)) - 1) / length
     return decide(
         claim,
         wrong[0] >= claim.verdict["least_chance"],

@@ -22,9 +22,9 @@ from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import ends, printed
 from anatomy.claims.record.public import record
 from anatomy.cost.efficiency import derate, efficiency
-from anatomy.cost.reliability import between_failures
+from anatomy.cost.reliability import mean_time_between_failures
 from anatomy.cost.run import training_days, training_flop, utilisation
-from anatomy.cost.training import exchange_replicas
+from anatomy.cost.training import gradient_reduction
 from anatomy.specs import architecture, chip, cluster
 from anatomy.specs.units import DAY, readable
 
@@ -102,7 +102,7 @@ def mfu(claim: Claim) -> Finding:
 def failures(claim: Claim) -> Finding:
     """What failures cost at a rate that was counted."""
     lost = 1 - article_goodput()
-    hours = float(between_failures(article_failures(), NODES)) / 3600
+    hours = float(mean_time_between_failures(article_failures(), nodes=NODES)) / 3600
     others = [1 - article_goodput(key) for key in ("llama3", "opt_175b")]
     return decide(
         claim,
@@ -158,7 +158,8 @@ def allreduce(claim: Claim) -> Finding:
     between, inside, wait = (float(x / made.seconds) for x in (made.replicas, made.tensor, made.bubble))
     net = derate(machine(), efficiency("a100_sxm_40gb"))
     few, all_of_them = (
-        float(exchange_replicas(architecture("gpt4"), ARTICLE.replace(data=d), net, 1.0)) for d in (8.0, ARTICLE.data)
+        float(gradient_reduction(architecture("gpt4"), ARTICLE.replace(data=d), net=net, micro_batches=1.0))
+        for d in (8.0, ARTICLE.data)
     )
     return decide(
         claim,

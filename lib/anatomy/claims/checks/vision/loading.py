@@ -11,7 +11,7 @@ from anatomy.claims.ledger.finding import Evidence, Finding, compare, decide, un
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
-from anatomy.cost.vision import Traffic, appetite, traffic
+from anatomy.cost.vision import Traffic, data_rate, storage_traffic
 from anatomy.specs.units import readable
 from anatomy.train import image_loader
 from anatomy.train.data.corpus import KING_JAMES, documents
@@ -32,18 +32,24 @@ def text() -> float:
 def speed() -> float:
     """Tokens a second of the article's training run: its chips at its utilisation over its FLOP for a token."""
     each = printed("train.flops") / printed("data.tokens")
-    return float(appetite(each, printed("train.gpus"), peak(), printed("train.mfu")))
+    return float(
+        data_rate(flop_per_token=each, chips=printed("train.gpus"), peak=peak(), utilisation=printed("train.mfu"))
+    )
 
 
 def encoder_speed(chips: float = 1.0) -> float:
     """Patches a second that chips take when the encoder trains alone, at the article's utilisation."""
     each = 3 * ENCODER.flop_per_image / ENCODER.patches
-    return float(appetite(each, chips, peak(), printed("train.mfu")))
+    return float(data_rate(flop_per_token=each, chips=chips, peak=peak(), utilisation=printed("train.mfu")))
 
 
 def load(bytes_per_token: float, tokens_per_second: float | None = None) -> Traffic:
     """Input of the article's cluster at the speed of its run, or another."""
-    return traffic(speed() if tokens_per_second is None else tokens_per_second, bytes_per_token, machine())
+    return storage_traffic(
+        tokens_per_second=speed() if tokens_per_second is None else tokens_per_second,
+        bytes_per_token=bytes_per_token,
+        cluster=machine(),
+    )
 
 
 def storage_dollars(bytes_per_token: float | None = None, months: float = 3.0) -> float:
@@ -72,7 +78,12 @@ def mean_bytes(kind: str) -> float:
 def strain(reading: str, bytes_per_token: float) -> float:
     """The larger share that input takes in a reading: of a chip's network, or for a quarter's storage of the rent."""
     flop = readings()[reading]
-    rate = appetite(flop / printed("vis.2T"), printed("train.gpus"), peak(), printed("train.mfu"))
+    rate = data_rate(
+        flop_per_token=flop / printed("vis.2T"),
+        chips=printed("train.gpus"),
+        peak=peak(),
+        utilisation=printed("train.mfu"),
+    )
     rent = min(tuning_dollars(chunks, flop) for chunks in (1.0, 8.0))
     return max(float(load(bytes_per_token, rate).share), storage_dollars(bytes_per_token) / rent)
 

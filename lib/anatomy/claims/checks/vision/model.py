@@ -29,7 +29,7 @@ def model() -> Architecture:
 
 def blocks(every: float = EVERY, of: Architecture | None = None) -> CrossAttention:
     """Cross-attention blocks between the layers of GPT-4, at Flamingo's spacing or another."""
-    return blocks_like(of or model(), every, RESAMPLER.d_model)
+    return blocks_like(of or model(), every=every, d_image=RESAMPLER.d_model)
 
 
 def tuning_dollars(chunks: float = 1.0, flop: float | None = None) -> float:
@@ -48,7 +48,16 @@ def tuning(text: float | None = None, frozen: float = 0.0) -> Tuning:
     tokens = printed("vis.2T")
     images = tokens / ENCODER.patches
     through = tokens if text is None else text
-    return tuning_flop(model(), ENCODER, RESAMPLER, blocks(), through, images, printed("data.ctx_8k"), frozen)
+    return tuning_flop(
+        model(),
+        ENCODER,
+        RESAMPLER,
+        blocks(),
+        tokens=through,
+        images=images,
+        attended=printed("data.ctx_8k"),
+        frozen=frozen,
+    )
 
 
 @cache
