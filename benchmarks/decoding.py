@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from anatomy.cost.inference.queueing import Policy
-from anatomy.cost.inference.traffic import Requests, lognormal_lengths, uniform_lengths
+from anatomy.cost.queueing.simulation import Policy
+from anatomy.cost.queueing.traffic import Requests, lognormal_lengths, uniform_lengths
 from anatomy.decode import (
     Cache,
     Engine,

@@ -10,8 +10,8 @@ import numpy as np
 from anatomy import specs
 from anatomy.cost import explore
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.search import every_plan, search
-from anatomy.cost.inference.steps import decode
+from anatomy.cost.serving.search import every_plan, search
+from anatomy.cost.serving.steps import decode
 from anatomy.specs import Serving
 from anatomy.validate import read
 

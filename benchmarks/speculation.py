@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from anatomy.cost.inference.token_trees import best_tree
+from anatomy.cost.speculation.trees import best_tree
 from anatomy.decode import (
     Drafter,
     DraftModel,

@@ -16,9 +16,11 @@ from unittest import mock
 import jax
 import numpy as np
 from anatomy import specs
-from anatomy.cost import collectives, explore, memory, pipeline, training
+from anatomy.cost import collectives, explore
 from anatomy.cost.efficiency import efficiency
-from anatomy.cost.search import search
+from anatomy.cost.training import memory, pipeline
+from anatomy.cost.training.search import search
+from anatomy.cost.training.step import training_step
 from anatomy.specs import cluster as cluster_module
 from anatomy.specs import plan as plan_module
 from anatomy.validate import compare, mean_error, read
@@ -53,7 +55,7 @@ def random_plans(count: int) -> dict[str, np.ndarray]:
 def evaluate(**values: Any) -> dict[str, Any]:
     """Time and memory of a plan, every term included."""
     plan = specs.Plan(**values, sequence_parallel=1.0)
-    made = training.training_step(MODEL, plan, CLUSTER, batch=SEQUENCES, sequence_length=SEQUENCE, efficiency=SHARE)
+    made = training_step(MODEL, plan, CLUSTER, batch=SEQUENCES, sequence_length=SEQUENCE, efficiency=SHARE)
     return {"seconds": made.seconds, "memory": made.memory.total}
 
 

@@ -53,7 +53,7 @@ def rooms_of(path: Path) -> set[str]:
 
 def test_every_import_is_seen():
     text = """
-import anatomy.cost.run as run
+import anatomy.cost.training.run as run
 from anatomy import specs
 def f():
     from anatomy.site.tables import table
@@ -61,7 +61,7 @@ def f():
 from . import near
 """
     assert list(imported(ast.parse(text))) == [
-        "anatomy.cost.run",
+        "anatomy.cost.training.run",
         "anatomy.specs",
         ".near",
         "anatomy.site.tables.table",

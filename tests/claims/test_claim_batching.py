@@ -3,9 +3,9 @@
 import pytest
 from anatomy.claims.article.serving import served
 from anatomy.claims.checks import continuous_batching as article
-from anatomy.cost.inference import waiting
-from anatomy.cost.inference.queueing import Policy, simulate, static
-from anatomy.cost.inference.step_costs import Work
+from anatomy.cost.queueing import waiting
+from anatomy.cost.queueing.simulation import Policy, simulate, static
+from anatomy.cost.queueing.step_costs import Work
 
 
 def test_requests_are_as_they_are_told():

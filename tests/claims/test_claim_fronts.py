@@ -6,10 +6,10 @@ import pytest
 from anatomy.claims.article.frontier import BEST, COLUMNS, TOLD, fronts, serving_plan, told
 from anatomy.claims.article.serving import SERVING, machine, model
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.legality import problems
-from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.search import SEARCHED
-from anatomy.cost.inference.steps import decode
+from anatomy.cost.serving.legality import problems
+from anatomy.cost.serving.memory import memory
+from anatomy.cost.serving.search import SEARCHED
+from anatomy.cost.serving.steps import decode
 from anatomy.specs import Serving
 
 KEY, CONTEXT = "a100_sxm_40gb", 4096.0

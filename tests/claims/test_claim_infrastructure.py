@@ -6,8 +6,8 @@ from anatomy.claims import Verdict, claims, finding
 from anatomy.claims.article import serving as article
 from anatomy.claims.checks import inference_tradeoffs as tradeoffs
 from anatomy.claims.ledger.registry import check_of
-from anatomy.cost.inference.legality import problems
-from anatomy.cost.inference.steps import decode
+from anatomy.cost.serving.legality import problems
+from anatomy.cost.serving.steps import decode
 
 # Of these the batch that does not fit is the finding.
 TOO_MANY = {"g4i.4k"}

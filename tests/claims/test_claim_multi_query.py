@@ -10,7 +10,7 @@ from anatomy.claims.article.serving import SERVING, model, room
 from anatomy.claims.checks import multi_query_attention as article
 from anatomy.claims.ledger.registry import check_of
 from anatomy.claims.record import record
-from anatomy.cost.inference.memory import held_weights, memory, sequence_cache
+from anatomy.cost.serving.memory import held_weights, memory, sequence_cache
 from anatomy.model import Config, empty_cache
 from anatomy.specs import Serving, architecture, chip
 from anatomy.train.recipes import HEADS, RECIPES

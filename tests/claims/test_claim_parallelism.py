@@ -6,7 +6,7 @@ import pytest
 from anatomy.claims import Evidence, finding
 from anatomy.claims.article.training import ARTICLE, SEQUENCES, STAGES
 from anatomy.claims.checks.parallelism.schedule import idle_ticks, timeline
-from anatomy.cost.pipeline import bubble_fraction
+from anatomy.cost.training.pipeline import bubble_fraction
 from hypothesis import given, settings
 
 

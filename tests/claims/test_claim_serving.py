@@ -6,7 +6,7 @@ from anatomy.claims.checks import inference_cost, inference_tradeoffs
 from anatomy.claims.ledger.finding import Verdict
 from anatomy.claims.record import record
 from anatomy.claims.record.article import get, printed
-from anatomy.cost.inference.memory import memory
+from anatomy.cost.serving.memory import memory
 from anatomy.specs import Serving, architecture, chip
 
 

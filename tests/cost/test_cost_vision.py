@@ -92,7 +92,10 @@ def test_costs_work_under_transformations():
             lambda: tuning_flop(*PARTS, 1.0, 0.0, 8192.0, 2.0),
             r"tuning_flop\.frozen is 2; allowed: a number from 0 to 1",
         ),
-        (lambda: data_rate(flop_per_token=1.0, chips=1.0, peak=1.0, utilisation=1.5), r"appetite\.utilisation is 1\.5"),
+        (
+            lambda: data_rate(flop_per_token=1.0, chips=1.0, peak=1.0, utilisation=1.5),
+            r"data_rate\.utilisation is 1\.5",
+        ),
         (
             lambda: storage_traffic(tokens_per_second=1.0, bytes_per_token=-4.0, cluster=cluster("a100_sxm_40gb", 1)),
             r"traffic\.bytes_per_token is -4",

@@ -12,8 +12,8 @@ import pytest
 from anatomy.cost import explore
 from anatomy.cost.efficiency import efficiency
 from anatomy.cost.explore import fronts, sweeping
-from anatomy.cost.run import rented_dollars, training_days
-from anatomy.cost.training import training_step
+from anatomy.cost.training.run import rented_dollars, training_days
+from anatomy.cost.training.step import training_step
 from anatomy.specs import Cluster, Plan, Scalar, architecture, cluster
 from anatomy.specs.base import number, spec
 from hypothesis import given, settings

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from anatomy import specs
-from anatomy.cost.legality import RULES, Case, legal, problems
+from anatomy.cost.rules import Case
+from anatomy.cost.training.legality import RULES, legal, problems
 
 GPT4 = specs.architecture("gpt4")
 CLUSTER = specs.cluster("a100_sxm_40gb", 3125)

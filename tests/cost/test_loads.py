@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost import loads, occupancy, routing
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.steps import decode
+from anatomy.cost.serving.steps import decode
 from anatomy.specs import Serving, architecture, catalogue
 
 KEY, STEPS = jax.random.key(5), 1500

@@ -5,7 +5,7 @@ import dataclasses
 import hypothesis.strategies as st
 import pytest
 from anatomy import specs
-from anatomy.cost.memory import activation_bytes, held_parameters, memory, parameters_per_chip
+from anatomy.cost.training.memory import activation_bytes, held_parameters, memory, parameters_per_chip
 from anatomy.specs import Architecture, Attention, Plan, Recompute
 from hypothesis import given
 

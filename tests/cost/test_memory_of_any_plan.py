@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost.memory import activation_bytes, memory, parameters_per_chip
+from anatomy.cost.training.memory import activation_bytes, memory, parameters_per_chip
 from anatomy.specs import Architecture, Attention, Plan, Recompute, architecture
 from hypothesis import given, settings
 from specs.random_architectures import architectures, attentions, latent_attentions

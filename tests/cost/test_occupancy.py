@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost import occupancy, routing
 from hypothesis import given, settings
 from scipy.stats import betabinom, binom
 
@@ -222,11 +221,11 @@ def test_jit_vmap_and_grad_agree_with_plain_calls():
         (lambda: occupancy.expected_active_experts(8, probabilities=[0.5], group_size=0.5), "touched.group is 0.5"),
         (
             lambda: occupancy.active_experts_distribution(tokens=8, experts=16, top_k=17),
-            "touched_evenly.top_k is 17; allowed: a whole number at least 1",
+            "active_experts_distribution.top_k is 17; allowed: a whole number at least 1",
         ),
         (
             lambda: occupancy.active_sets_distribution(tokens=8, weights=np.ones(21), top_k=2),
-            "touched_sets.experts is 21; allowed",
+            "active_sets_distribution.experts is 21; allowed",
         ),
         (
             lambda: occupancy.most_active_experts_distribution(np.ones(16) / 16, ways=3),
@@ -238,21 +237,21 @@ def test_jit_vmap_and_grad_agree_with_plain_calls():
         ),
         (
             lambda: occupancy.max_load_distribution(tokens=33, weights=np.ones(4), top_k=2),
-            "fullest_exactly.tokens is 33; allowed",
+            "max_load_distribution.tokens is 33; allowed",
         ),
         (
             lambda: occupancy.max_load_distribution(tokens=8, weights=np.ones(4), top_k=3),
-            "fullest_exactly.top_k is 3; allowed",
+            "max_load_distribution.top_k is 3; allowed",
         ),
         (
             lambda: occupancy.inclusion_probabilities(-WEIGHTS, top_k=2),
             "visits.weights is -3; allowed: a number at least 0",
         ),
-        (lambda: occupancy.weights_for([2.0, 0.0], top_k=1), "weights_of.share is 2"),
-        (lambda: occupancy.weights_for([0.9, 0.1, 0.1], top_k=2), "weights_of.scaled_share is 1.6"),
+        (lambda: occupancy.weights_for([2.0, 0.0], top_k=1), "weights_for.share is 2"),
+        (lambda: occupancy.weights_for([0.9, 0.1, 0.1], top_k=2), "weights_for.scaled_share is 1.6"),
         (
             lambda: occupancy.weights_for([1.0, 0.0], top_k=2),
-            "weights_of.top_k is 2; allowed",
+            "weights_for.top_k is 2; allowed",
         ),
         (
             lambda: occupancy.inclusion_probabilities(np.ones(3), top_k=5),
@@ -260,11 +259,11 @@ def test_jit_vmap_and_grad_agree_with_plain_calls():
         ),
         (
             lambda: occupancy.active_sets_distribution(tokens=2, weights=[1.0, 0.0], top_k=2),
-            r"touched_sets.top_k is 2; .* at most 1",
+            r"active_sets_distribution.top_k is 2; .* at most 1",
         ),
         (
             lambda: occupancy.max_load_distribution(tokens=4, weights=np.ones(1), top_k=2),
-            r"fullest_exactly.top_k is 2; .* at most 1",
+            r"max_load_distribution.top_k is 2; .* at most 1",
         ),
     ],
 )

@@ -2,7 +2,7 @@
 
 import hypothesis.strategies as st
 import pytest
-from anatomy.cost.pipeline import bubble, bubble_fraction, in_flight
+from anatomy.cost.training.pipeline import bubble, bubble_fraction, in_flight
 from hypothesis import given
 
 FORWARD, BACKWARD = 1, 2  # ticks of one chunk

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost import reliability
-from anatomy.cost.reliability import Failures, WallTime, published_failures
+from anatomy.cost.training import reliability
+from anatomy.cost.training.reliability import Failures, WallTime, published_failures
 from anatomy.specs import catalogue
 from hypothesis import given
 
@@ -17,7 +17,7 @@ HOUR, DAY = 3600.0, 86_400.0
 PARTS = ("useful", "writing", "rework", "restart")
 SAMPLE = Failures(rate=5e-8, write=30.0, restart=600.0)
 
-goodput, lost, best_interval, young_interval, daly_interval, between_failures = map(
+goodput, lost, best_interval, young_interval, daly_interval, mean_time_between_failures = map(
     jax.jit,
     (
         reliability.goodput,
@@ -73,7 +73,7 @@ def test_goodput_is_daly_s_complete_model(kind, n, interval):
         wall = mean * np.exp(kind.restart / mean) * np.expm1(attempt / mean)
         assert float(goodput(kind, n, interval)) == pytest.approx(interval / wall, rel=1e-12)
         assert 0 < float(goodput(kind, n, interval)) <= 1
-        assert float(between_failures(kind, n)) == pytest.approx(mean, rel=1e-14)
+        assert float(mean_time_between_failures(kind, n)) == pytest.approx(mean, rel=1e-14)
 
 
 @given(kinds, nodes, intervals, st.floats(1.01, 10))
@@ -243,7 +243,7 @@ def test_daly_where_writing_takes_longer_than_failing():
 
 
 def hours_between(key: str, n: float) -> float:
-    return float(between_failures(published_failures(key, write=10.0, restart=600.0), n)) / HOUR
+    return float(mean_time_between_failures(published_failures(key, write=10.0, restart=600.0), n)) / HOUR
 
 
 def at_best(key: str, n: float) -> float:

@@ -5,15 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost.routed import (
-    ROUTERS,
-    balanced_batch,
-    bytes_read,
-    chips_to_hold,
-    decode_roofline,
-    dollars_per_token,
-    routed_law,
-)
+from anatomy.cost.serving.roofline import balanced_batch, bytes_read, chips_to_hold, decode_roofline, dollars_per_token
+from anatomy.cost.training.routed_law import ROUTERS, routed_law
 from anatomy.specs import architecture, catalogue, chip
 from hypothesis import given
 

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from anatomy.cost.routing import (
+from anatomy.cost.routing.expert_load import (
     active_experts,
     load_standard_deviation,
     max_load,
@@ -165,26 +165,26 @@ def test_fullest_expert_at_the_ends():
     [
         (
             lambda: active_experts(tokens=8, experts=2, top_k=16),
-            r"experts_touched.top_k is 16; allowed: at most experts \(2\)",
+            r"active_experts.top_k is 16; allowed: at most experts \(2\)",
         ),
-        (lambda: active_experts(tokens=8, experts=16, top_k=np.array([2.0, 17.0])), "experts_touched.top_k is 17"),
-        (lambda: active_experts(tokens=-1.0, experts=16, top_k=2), "experts_touched.tokens is -1"),
-        (lambda: active_experts(tokens=1.0, experts=0.5, top_k=0.5), "experts_touched.experts is 0.5"),
+        (lambda: active_experts(tokens=8, experts=16, top_k=np.array([2.0, 17.0])), "active_experts.top_k is 17"),
+        (lambda: active_experts(tokens=-1.0, experts=16, top_k=2), "active_experts.tokens is -1"),
+        (lambda: active_experts(tokens=1.0, experts=0.5, top_k=0.5), "active_experts.experts is 0.5"),
         (lambda: tokens_per_expert(tokens=8, experts=16, top_k=-2), "tokens_per_expert.top_k is -2"),
         (
             lambda: load_standard_deviation(tokens=8, experts=16, top_k=2, correlation=1.5),
-            "spread_per_expert.alike is 1.5",
+            "load_standard_deviation.alike is 1.5",
         ),
         (
             lambda: load_standard_deviation(tokens=8, experts=16, top_k=2, correlation=0.5, group_size=0.5),
-            "spread_per_expert.group is 0.5",
+            "load_standard_deviation.group is 0.5",
         ),
-        (lambda: max_load(tokens=8, experts=2, top_k=16), "fullest_expert.top_k is 16"),
-        (lambda: max_load(tokens=2.5, experts=16, top_k=2), "fullest_expert.tokens is 2.5; allowed: a whole number"),
-        (lambda: max_load_of_normal(mean=8.0, standard_deviation=-1.0, experts=16), "fullest_about.spread is -1"),
+        (lambda: max_load(tokens=8, experts=2, top_k=16), "max_load.top_k is 16"),
+        (lambda: max_load(tokens=2.5, experts=16, top_k=2), "max_load.tokens is 2.5; allowed: a whole number"),
+        (lambda: max_load_of_normal(mean=8.0, standard_deviation=-1.0, experts=16), "max_load_of_normal.spread is -1"),
         (
             lambda: max_load_of_normal(mean=8.0, standard_deviation=1.0, experts=1),
-            "fullest_about.experts is 1; allowed: a number at least 2",
+            "max_load_of_normal.experts is 1; allowed: a number at least 2",
         ),
     ],
 )

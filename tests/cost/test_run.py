@@ -7,8 +7,8 @@ import hypothesis.strategies as st
 import jax
 import pytest
 from anatomy.cost.efficiency import efficiency
-from anatomy.cost.reliability import Failures, best_interval, goodput, published_failures
-from anatomy.cost.run import (
+from anatomy.cost.training.reliability import Failures, best_interval, goodput, published_failures
+from anatomy.cost.training.run import (
     Prices,
     ramp_steps,
     rented_dollars,
@@ -17,7 +17,7 @@ from anatomy.cost.run import (
     training_run,
     utilisation,
 )
-from anatomy.cost.training import training_step
+from anatomy.cost.training.step import training_step
 from anatomy.specs import Plan, architecture, chip, cluster
 from anatomy.specs.units import DAY
 from hypothesis import given

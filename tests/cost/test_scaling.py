@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost.scaling import chinchilla, effective_tokens, published_fits
+from anatomy.cost.training.scaling import chinchilla, effective_tokens, published_fits
 from anatomy.specs import catalogue
 from hypothesis import given
 from scipy.optimize import minimize_scalar

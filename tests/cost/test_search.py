@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from anatomy import specs
 from anatomy.cost.efficiency import efficiency
-from anatomy.cost.legality import legal
-from anatomy.cost.search import SEARCHED, every_plan, search
-from anatomy.cost.training import training_step
+from anatomy.cost.training.legality import legal
+from anatomy.cost.training.search import SEARCHED, every_plan, search
+from anatomy.cost.training.step import training_step
 
 MODEL = specs.architecture("mixtral_8x7b")
 CLUSTER = specs.cluster("a100_sxm_80gb", 4)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from anatomy import specs
 from anatomy.cost.efficiency import Efficiency, efficiency
-from anatomy.cost.training import training_step
+from anatomy.cost.training.step import training_step
 from anatomy.specs import Cluster, Link, Node, Plan, Recompute
 from anatomy.validate import read
 from hypothesis import given

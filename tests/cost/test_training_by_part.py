@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost import training
 from anatomy.cost.efficiency import Efficiency, derate, efficiency
 from anatomy.cost.gemm import gemm_seconds
-from anatomy.cost.pipeline import bubble
-from anatomy.cost.training import Step
+from anatomy.cost.training.pipeline import bubble
+from anatomy.cost.training.step import Step, hardware_flop, training_step
 from anatomy.specs import Architecture, Attention, Cluster, Link, Node, Plan, Recompute, architecture, catalogue, chip
 from hypothesis import given, settings
 from specs.random_architectures import architectures, attentions
@@ -20,7 +19,7 @@ from specs.random_architectures import architectures, attentions
 @jax.jit
 def step(model, plan, cluster, batch, length, share, imbalance=1.0):
     size = {"batch": batch, "sequence_length": length, "efficiency": share}
-    return training.training_step(model, plan, cluster, **size, imbalance=imbalance)
+    return training_step(model, plan, cluster, **size, imbalance=imbalance)
 
 
 batched = jax.jit(jax.vmap(step, in_axes=(None, 0, None, 0, None, None)))
@@ -206,9 +205,7 @@ def test_recompute_raises_hfu_over_mfu():
     assert ratios[Recompute.FULL] == pytest.approx(4 / 3, rel=0.01)
     # Without logits it is four thirds to the last digit.
     bare = gpt3.replace(vocabulary=0.0)
-    full, none = (
-        training.hardware_flop(bare, floats(recompute=level), batch=64.0, sequence_length=2048.0) for level in (2, 0)
-    )
+    full, none = (hardware_flop(bare, floats(recompute=level), batch=64.0, sequence_length=2048.0) for level in (2, 0))
     assert full / none == pytest.approx(4 / 3, rel=1e-12)
 
 
@@ -408,7 +405,7 @@ SMALL = make(**LAYOUT)
 
 
 def seconds(share: Efficiency, made: Cluster) -> jax.Array:
-    return training.training_step(MIXED, PLAN, made, batch=256.0, sequence_length=2048.0, efficiency=share).seconds
+    return training_step(MIXED, PLAN, made, batch=256.0, sequence_length=2048.0, efficiency=share).seconds
 
 
 gradients = jax.jit(jax.grad(seconds, argnums=(0, 1)))

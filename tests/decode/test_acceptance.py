@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from anatomy.cost.inference.speculation import tokens_distribution
+from anatomy.cost.speculation.acceptance import tokens_distribution
 from anatomy.decode.sampling.acceptance import (
     acceptance_rate,
     cross_entropy,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost.inference.token_trees import best_tree, tree_size, tree_tokens
+from anatomy.cost.speculation.trees import best_tree, tree_size, tree_tokens
 from anatomy.decode import Lenient, Threshold, Tree, chain, exact, of_paths, wide
 from anatomy.decode.sampling.acceptance import acceptance_rate, distance, lenient, multi_round, threshold
 from anatomy.decode.speculation.verification import walk

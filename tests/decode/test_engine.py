@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost.inference.queueing import Policy, simulate
-from anatomy.cost.inference.step_costs import Affine
-from anatomy.cost.inference.traffic import Requests, poisson, uniform_lengths
+from anatomy.cost.queueing.simulation import Policy, simulate
+from anatomy.cost.queueing.step_costs import Affine
+from anatomy.cost.queueing.traffic import Requests, poisson, uniform_lengths
 from anatomy.decode import (
     Clock,
     DraftModel,

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from anatomy.cost.inference.queueing import Policy
+from anatomy.cost.queueing.simulation import Policy
 from anatomy.decode import (
     AdaptiveLength,
     DraftModel,

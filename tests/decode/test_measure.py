@@ -7,9 +7,9 @@ import time
 import jax
 import numpy as np
 import pytest
-from anatomy.cost.inference.queueing import Policy, simulate
-from anatomy.cost.inference.step_costs import Affine, Work
-from anatomy.cost.inference.traffic import Requests, poisson, uniform_lengths
+from anatomy.cost.queueing.simulation import Policy, simulate
+from anatomy.cost.queueing.step_costs import Affine, Work
+from anatomy.cost.queueing.traffic import Requests, poisson, uniform_lengths
 from anatomy.decode import (
     Engine,
     Limits,

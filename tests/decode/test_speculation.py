@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from anatomy.cost.inference.speculation import best_draft_length, independent_acceptance
+from anatomy.cost.speculation.acceptance import independent_acceptance
+from anatomy.cost.speculation.draft_length import best_draft_length
 from anatomy.decode import (
     AdaptiveLength,
     DraftModel,

@@ -7,8 +7,8 @@ from importlib.resources import files
 import jax
 import numpy as np
 import pytest
-from anatomy.cost.inference.answers import Steps
-from anatomy.cost.inference.step_costs import Table
+from anatomy.cost.queueing.answers import Steps
+from anatomy.cost.queueing.step_costs import Table
 from anatomy.decode import PlainDecoder, ServedModel
 from anatomy.measure import serving
 from anatomy.model import Config, init

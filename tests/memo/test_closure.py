@@ -5,8 +5,8 @@ import textwrap
 
 import pytest
 from anatomy import memo
-from anatomy.cost import training
 from anatomy.cost.efficiency import efficiency
+from anatomy.cost.training.step import training_step
 from anatomy.memo.closure import Library
 from anatomy.memo.source import taken_apart
 from anatomy.train import loop
@@ -162,7 +162,7 @@ def test_unknown_definitions_are_refused(package):
 
 
 def test_the_closure_of_this_library():
-    found = memo.closure(training.training_step)
+    found = memo.closure(training_step)
     assert "anatomy.cost.collectives" in found.modules
     assert not {m for m in found.modules if m.startswith(("anatomy.site", "anatomy.train", "anatomy.decode"))}
     assert "jax" in found.libraries and "jaxlib" in found.libraries
@@ -170,6 +170,6 @@ def test_the_closure_of_this_library():
 
 
 def test_a_partial_depends_on_all_its_functions():
-    both = memo.closure(functools.partial(training.training_step, loop.losses))
-    assert {"anatomy.cost.training", "anatomy.train.loop.objective"} <= both.modules
-    assert memo.code_digest(training.training_step) != memo.code_digest(training.training_step, loop.losses)
+    both = memo.closure(functools.partial(training_step, loop.losses))
+    assert {"anatomy.cost.training.step", "anatomy.train.loop.objective"} <= both.modules
+    assert memo.code_digest(training_step) != memo.code_digest(training_step, loop.losses)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost import scaling
+from anatomy.cost.training import scaling
 from anatomy.specs import Architecture, Attention, Plan, Scalar, architecture, chip, cluster
 from anatomy.specs.base import label, number, spec, switch
 from hypothesis import given

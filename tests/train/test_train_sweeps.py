@@ -5,7 +5,7 @@ from functools import partial
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from anatomy.cost.routing import active_experts
+from anatomy.cost.routing.expert_load import active_experts
 from anatomy.model import Config
 from anatomy.train import recipes, sweeps
 from anatomy.train.data import sources

@@ -219,8 +219,8 @@ def test_every_kind_of_collective_is_looked_at(usual):
 def test_most_of_the_flop_and_of_the_arguments_are_those_of_the_cost_models(usual):
     for case in USUAL:
         for quantity, named in (
-            ("matrix products", "cost.training.hardware_flop"),
-            ("arguments", "cost.memory.state_parameters"),
+            ("matrix products", "cost.training.step.hardware_flop"),
+            ("arguments", "cost.training.memory.state_parameters"),
         ):
             row = of(usual, case.name, quantity)
             what, amount = row.terms[0]

@@ -8,8 +8,8 @@ from unittest import mock
 import hypothesis.strategies as st
 import pytest
 from anatomy.__main__ import main
-from anatomy.cost import legality
 from anatomy.cost.efficiency import efficiency
+from anatomy.cost.training import legality
 from anatomy.specs import catalogue
 from anatomy.validate import compare, mean_error, published, read
 from anatomy.validate.published import MEASURES, NEEDED

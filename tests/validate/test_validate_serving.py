@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from anatomy.__main__ import main
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.request import request
+from anatomy.cost.serving.request import request
 from anatomy.specs import catalogue
 from anatomy.validate import compare, mean_error, read, serving
 from support.rows import changed, write

@@ -136,8 +136,8 @@ def data_rate(*, flop_per_token: Scalar, chips: Scalar, peak: Scalar, utilisatio
     Raises:
         TypeError, ValueError: an argument is outside of what it can be.
     """
-    check_arguments("appetite", ABOVE_ZERO, flop_per_token=flop_per_token, chips=chips, peak=peak)
-    check_arguments("appetite", SHARE, utilisation=utilisation)
+    check_arguments("data_rate", ABOVE_ZERO, flop_per_token=flop_per_token, chips=chips, peak=peak)
+    check_arguments("data_rate", SHARE, utilisation=utilisation)
     return chips * peak * utilisation / flop_per_token
 
 
@@ -147,7 +147,9 @@ def storage_traffic(*, tokens_per_second: Scalar, bytes_per_token: Scalar, clust
     Raises:
         TypeError, ValueError: an argument is below 0.
     """
-    check_arguments("traffic", AT_LEAST_ZERO, tokens_per_second=tokens_per_second, bytes_per_token=bytes_per_token)
+    check_arguments(
+        "storage_traffic", AT_LEAST_ZERO, tokens_per_second=tokens_per_second, bytes_per_token=bytes_per_token
+    )
     whole = tokens_per_second * bytes_per_token
     chip = whole / (cluster.nodes * cluster.node.chips)
     return Traffic(cluster=whole, node=chip * cluster.node.chips, chip=chip, share=chip / cluster.inside.bandwidth)

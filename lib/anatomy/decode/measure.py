@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from anatomy.cost.inference.answers import Answers, Steps
-from anatomy.cost.inference.queueing import Policy
-from anatomy.cost.inference.step_costs import Table
+from anatomy.cost.queueing.answers import Answers, Steps
+from anatomy.cost.queueing.simulation import Policy
+from anatomy.cost.queueing.step_costs import Table
 from anatomy.decode.cache import Cache
 from anatomy.decode.engine.decoder import Decoder
 from anatomy.decode.engine.engine import Engine

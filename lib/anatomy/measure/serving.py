@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from anatomy.cost.inference.answers import Answers
-from anatomy.cost.inference.queueing import Policy, simulate
-from anatomy.cost.inference.step_costs import Table, Work
-from anatomy.cost.inference.traffic import Requests, lognormal_lengths, poisson
+from anatomy.cost.queueing.answers import Answers
+from anatomy.cost.queueing.simulation import Policy, simulate
+from anatomy.cost.queueing.step_costs import Table, Work
+from anatomy.cost.queueing.traffic import Requests, lognormal_lengths, poisson
 from anatomy.decode import Limits, PlainDecoder, Request, ServedModel, measure
 from anatomy.measure.cache import cached
 from anatomy.train import recipes

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anatomy.cost.inference.token_trees import best_tree
-from anatomy.cost.inference.verification import active_experts_of_blocks
+from anatomy.cost.speculation.step import active_experts_of_blocks
+from anatomy.cost.speculation.trees import best_tree
 from anatomy.decode import (
     Drafter,
     DraftModel,

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import entr
 
-from anatomy.cost.routing import tokens_per_expert
+from anatomy.cost.routing.expert_load import tokens_per_expert
 from anatomy.specs.base import between, check_arguments, refuse_where
 from anatomy.train import recipes
 from anatomy.train.data.sources import DATA
@@ -217,7 +217,7 @@ def tokens_per_parameter(name: str) -> float:
 def touched(visits: Float[np.ndarray, "*batch E"], tokens: int) -> Float[np.ndarray, "*batch"]:
     """Experts that some token of a batch visits if tokens choose independently but prefer some: sum_e 1 - (1 - p_e)^n.
 
-    With p_e = k / E for all it is `cost.routing.experts_touched`.
+    With p_e = k / E for all it is `cost.routing.expert_load.experts_touched`.
 
     Args:
         visits: p_e, the share of tokens that visit each expert, from 0 to 1.

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
 
-from anatomy.cost import training
-from anatomy.cost.memory import state_parameters
+from anatomy.cost.training.memory import state_parameters
+from anatomy.cost.training.step import hardware_flop
 from anatomy.model import Config
 from anatomy.specs import Plan
 from anatomy.train import mesh as meshes
@@ -110,12 +110,12 @@ def expected_flop(case: Case) -> dict[str, float]:
     t, p = s.way.tensor, s.way.pipeline
     forward = model.flop_per_token(c.context)
     tokens = s.micro_batches * s.tokens
-    counted = training.hardware_flop(model, case.plan, batch=case.sequences, sequence_length=c.context)
+    counted = hardware_flop(model, case.plan, batch=case.sequences, sequence_length=c.context)
     router = 2 * c.d_model * c.experts * s.layers - forward.router / (p * t)
     fill = s.table / (s.tokens * c.top_k)
     copies = 2 * s.layers * model.attention.copied_weights(c.d_model, t) * (c.kv_heads % t != 0)
     return {
-        "cost.training.hardware_flop over chips": float(counted / case.plan.chips),
+        "cost.training.step.hardware_flop over chips": float(counted / case.plan.chips),
         "places of experts that stay empty or overflow": float(4 * tokens * forward.mlp / (t * p) * (fill - 1)),
         "routers on every tensor way": float(4 * tokens * router),
         "key and value heads on every tensor way": float(4 * tokens * copies),
@@ -146,7 +146,7 @@ def expected_arguments(case: Case) -> dict[str, float]:
     router = d * c.experts * s.layers - float(model.parameters.router) / (p * t)
     by_rules = [float(state_parameters(model, case.plan, stage=stage)) for stage in (3, 1)]
     return {
-        "cost.memory.state_parameters, weights and two moments": BYTES * (by_rules[0] + MOMENTS * by_rules[1]),
+        "cost.training.memory.state_parameters, weights and two moments": BYTES * (by_rules[0] + MOMENTS * by_rules[1]),
         "both tables on every stage, the embedding on every tensor way": state(tables),
         "norms and routers on every tensor way": state(norms + router),
         "padding of what replicas share": BYTES * sum(map(padding, arrays(case).values())),

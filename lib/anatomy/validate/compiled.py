@@ -31,8 +31,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from anatomy.cost import collectives, training
+from anatomy.cost import collectives
 from anatomy.cost.efficiency import IDEAL
+from anatomy.cost.training.step import training_step
 from anatomy.memo import remembered
 from anatomy.model import Config, init
 from anatomy.specs import Chip, Cluster, Link, Node, Plan, Recompute
@@ -174,7 +175,7 @@ def _sent(case: Case, moved: Counter[tuple[str, tuple[str, ...]]]) -> Iterable[R
     cluster = Cluster(
         node=Node(chip=chip, chips=float(case.devices), link=one), nodes=1.0, inside=one, between=one, segment_nodes=1.0
     )
-    step = training.training_step(
+    step = training_step(
         c.architecture,
         case.plan,
         cluster,

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from anatomy.cost.efficiency import efficiency
-from anatomy.cost.run import training_flop
-from anatomy.cost.search import every_plan, search
-from anatomy.cost.training import Step, training_step
+from anatomy.cost.training.run import training_flop
+from anatomy.cost.training.search import every_plan, search
+from anatomy.cost.training.step import Step, training_step
 from anatomy.specs import Architecture, Cluster, Plan
 from anatomy.validate.published import Run, architecture_of, cluster_of, plan_of
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from anatomy.cost import legality
 from anatomy.cost.efficiency import Efficiency, efficiency, generation_of
-from anatomy.cost.training import Step, hardware_flop, training_step
+from anatomy.cost.training import legality
+from anatomy.cost.training.step import Step, hardware_flop, training_step
 from anatomy.specs import Architecture, Attention, Cluster, Link, Node, Plan, Recompute, architecture, catalogue
 from anatomy.specs.catalogue import chip
 

@@ -13,10 +13,10 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from anatomy.cost.efficiency import Overheads, generation_of, overheads
-from anatomy.cost.inference.legality import RULES
-from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.steps import Pass, decode, prefill
-from anatomy.cost.legality import Case, broken
+from anatomy.cost.rules import Case, broken
+from anatomy.cost.serving.legality import RULES
+from anatomy.cost.serving.memory import memory
+from anatomy.cost.serving.steps import Pass, decode, prefill
 from anatomy.specs import Architecture, Cluster, Serving, catalogue
 from anatomy.validate.published import (
     GIB,

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost.inference import waiting
-from anatomy.cost.inference.day import daily_load, day
+from anatomy.cost.queueing import waiting
+from anatomy.cost.serving.day import daily_load, day
 from hypothesis import given
 
 HOURS = np.arange(0, 24, 0.5)

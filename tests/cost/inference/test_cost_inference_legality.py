@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from anatomy.cost.inference.legality import RULES, fits, legal, problems
+from anatomy.cost.serving.legality import RULES, fits, legal, problems
 from anatomy.specs import Serving, architecture, catalogue
 
 GPT4 = architecture("gpt4")

@@ -2,7 +2,7 @@
 
 import hypothesis.strategies as st
 import pytest
-from anatomy.cost.inference.memory import cache_room, held_weights, largest_batch, memory, sequence_cache
+from anatomy.cost.serving.memory import cache_room, held_weights, largest_batch, memory, sequence_cache
 from anatomy.specs import Serving, architecture, chip
 from hypothesis import given
 

@@ -4,8 +4,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.request import request
-from anatomy.cost.inference.steps import decode, prefill
+from anatomy.cost.serving.request import request
+from anatomy.cost.serving.steps import decode, prefill
 from anatomy.specs import Serving, architecture, catalogue
 from hypothesis import given
 

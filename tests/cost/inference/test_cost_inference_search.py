@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.legality import legal
-from anatomy.cost.inference.memory import largest_batch, memory
-from anatomy.cost.inference.search import every_plan, search
-from anatomy.cost.inference.steps import decode, prefill
+from anatomy.cost.serving.legality import legal
+from anatomy.cost.serving.memory import largest_batch, memory
+from anatomy.cost.serving.search import every_plan, search
+from anatomy.cost.serving.steps import decode, prefill
 from anatomy.specs import Serving, architecture, catalogue
 
 MODEL, CLUSTER = architecture("gpt4_mqa"), catalogue.cluster("a100_sxm_40gb", 16.0)

@@ -6,19 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy.claims.record import record
-from anatomy.cost.inference.speculation import (
-    best_draft_length,
+from anatomy.cost.speculation.acceptance import (
     correlated_acceptance,
     expected_tokens,
     independent_acceptance,
+    tokens_distribution,
+    tokens_moments,
+    two_state_acceptance,
+)
+from anatomy.cost.speculation.draft_length import (
+    best_draft_length,
     speed_up,
     speed_up_by_length,
     staged_draft_cost,
     stationary_draft_length,
     steps_for,
-    tokens_distribution,
-    tokens_moments,
-    two_state_acceptance,
 )
 from hypothesis import given, settings
 from scipy.optimize import minimize_scalar
@@ -290,29 +292,32 @@ def test_published_speed_ups():
         ),
         (lambda: expected_tokens(acceptance_rate=0.5, draft_length=-1), r"expected_tokens.length is -1; allowed"),
         (lambda: expected_tokens(acceptance_rate=float("nan"), draft_length=1), r"alignment is nan"),
-        (lambda: independent_acceptance(acceptance_rate=-0.1, longest=3), r"even_survival.alignment is -0.1"),
-        (lambda: correlated_acceptance(acceptance_rate=0.5, correlation=2.0, longest=3), r"uneven_survival.alike is 2"),
+        (lambda: independent_acceptance(acceptance_rate=-0.1, longest=3), r"independent_acceptance.alignment is -0.1"),
+        (
+            lambda: correlated_acceptance(acceptance_rate=0.5, correlation=2.0, longest=3),
+            r"correlated_acceptance.alike is 2",
+        ),
         (
             lambda: two_state_acceptance(easy=0.5, hard=0.5, to_hard=1.5, to_easy=0.5, longest=3),
-            r"changing_survival.to_hard is 1.5",
+            r"two_state_acceptance.to_hard is 1.5",
         ),
         (
             lambda: two_state_acceptance(easy=0.9, hard=0.5, to_hard=0.0, to_easy=0.0, longest=3),
-            r"changing_survival.to_hard is 0; allowed",
+            r"two_state_acceptance.to_hard is 0; allowed",
         ),
         (
             lambda: two_state_acceptance(easy=0.9, hard=0.5, to_hard=0.1, to_easy=0.1, longest=-1),
-            r"changing_survival.length is -1",
+            r"two_state_acceptance.length is -1",
         ),
         (
             lambda: independent_acceptance(acceptance_rate=0.5, longest=-1),
-            r"even_survival.most is -1; allowed: a whole number at least 0",
+            r"independent_acceptance.most is -1; allowed: a whole number at least 0",
         ),
         (
             lambda: correlated_acceptance(acceptance_rate=0.5, correlation=0.1, longest=-1),
-            r"uneven_survival.most is -1",
+            r"correlated_acceptance.most is -1",
         ),
-        (lambda: steps_for(jnp.ones(1), tokens=-1), r"rounds_for.tokens is -1"),
+        (lambda: steps_for(jnp.ones(1), tokens=-1), r"steps_for.tokens is -1"),
         (lambda: speed_up(tokens=2.0, draft_length=1, draft_cost=-0.1), r"speed_up.draft is -0.1"),
         (
             lambda: speed_up(tokens=2.0, draft_length=1, draft_cost=0.1, verify_cost=0.0),
@@ -320,30 +325,33 @@ def test_published_speed_ups():
         ),
         (
             lambda: stationary_draft_length(acceptance_rate=1.0, draft_cost=0.1),
-            r"stationary_length.alignment is 1; allowed: a number below 1",
+            r"stationary_draft_length.alignment is 1; allowed: a number below 1",
         ),
         (
             lambda: stationary_draft_length(acceptance_rate=0.5, draft_cost=1.5),
-            r"stationary_length.block is 1; allowed: a number above draft",
+            r"stationary_draft_length.block is 1; allowed: a number above draft",
         ),
         (
             lambda: staged_draft_cost(draft_cost=0.1, draft_length=0, acceptance=jnp.ones(2), second_cost=0.1),
-            r"staged_draft.length is 0",
+            r"staged_draft_cost.length is 0",
         ),
         (
             lambda: staged_draft_cost(
                 draft_cost=0.1, draft_length=2, acceptance=jnp.array([1.0, 0.5, 0.6]), second_cost=0.1
             ),
-            r"tokens_law.survival is 0.6",
+            r"tokens_distribution.survival is 0.6",
         ),
         (
             lambda: tokens_distribution(np.array([1.0, 0.2, 0.5])),
-            r"tokens_law.survival is 0.5; allowed: 1 of no token, then",
+            r"tokens_distribution.survival is 0.5; allowed: 1 of no token, then",
         ),
         (lambda: tokens_moments(np.array([0.9, 0.5])), r"tokens_moments.survival is 0.9"),
-        (lambda: best_draft_length(jnp.array([1.0, 1.5]), draft_cost=0.1), r"by_length.survival is 1.5"),
-        (lambda: best_draft_length(jnp.array([1.0, -0.5]), draft_cost=0.1), r"by_length.survival is -0.5"),
-        (lambda: best_draft_length(jnp.array([1.0, float("nan")]), draft_cost=0.1), r"by_length.survival is nan"),
+        (lambda: best_draft_length(jnp.array([1.0, 1.5]), draft_cost=0.1), r"speed_up_by_length.survival is 1.5"),
+        (lambda: best_draft_length(jnp.array([1.0, -0.5]), draft_cost=0.1), r"speed_up_by_length.survival is -0.5"),
+        (
+            lambda: best_draft_length(jnp.array([1.0, float("nan")]), draft_cost=0.1),
+            r"speed_up_by_length.survival is nan",
+        ),
     ],
 )
 def test_bad_input(call, message):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from anatomy.cost import collectives
 from anatomy.cost.efficiency import derate, overheads
-from anatomy.cost.inference.steps import decode, prefill, slowest_stage
+from anatomy.cost.serving.steps import decode, prefill, slowest_stage
 from anatomy.specs import Serving, architecture, catalogue
 from hypothesis import given
 

@@ -5,8 +5,8 @@ import itertools
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from anatomy.cost.inference.speculation import expected_tokens
-from anatomy.cost.inference.token_trees import best_tree, depth, paths_tokens, tree_size, tree_tokens
+from anatomy.cost.speculation.acceptance import expected_tokens
+from anatomy.cost.speculation.trees import best_tree, depth, paths_tokens, tree_size, tree_tokens
 from hypothesis import given, settings
 
 RANKS = np.array([0.55, 0.2, 0.08])

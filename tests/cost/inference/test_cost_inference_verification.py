@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.steps import decode
-from anatomy.cost.inference.verification import active_experts_of_blocks, speculate
-from anatomy.cost.routing import active_experts
+from anatomy.cost.routing.expert_load import active_experts
+from anatomy.cost.serving.steps import decode
+from anatomy.cost.speculation.step import active_experts_of_blocks, speculate
 from anatomy.specs import Serving, architecture, catalogue
 from hypothesis import given, settings
 
@@ -78,10 +78,10 @@ def test_limits_of_experts_touched(blocks, block, experts, alike, data):
 @pytest.mark.parametrize(
     "numbers, message",
     [
-        ((8, 4, 2, 16), r"touched_by_blocks.top_k is 16; allowed: at most experts \(2\)"),
-        ((-1, 4, 16, 2), "touched_by_blocks.blocks is -1"),
-        ((8, -4.0, 16, 2), "touched_by_blocks.block is -4"),
-        ((8, 4, 16, 2, 1.5), "touched_by_blocks.alike is 1.5"),
+        ((8, 4, 2, 16), r"active_experts_of_blocks.top_k is 16; allowed: at most experts \(2\)"),
+        ((-1, 4, 16, 2), "active_experts_of_blocks.blocks is -1"),
+        ((8, -4.0, 16, 2), "active_experts_of_blocks.block is -4"),
+        ((8, 4, 16, 2, 1.5), "active_experts_of_blocks.alike is 1.5"),
     ],
 )
 def test_blocks_that_cannot_be(numbers, message):

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost.inference import waiting
-from anatomy.cost.inference.answers import between_tokens
-from anatomy.cost.inference.queueing import Policy, simulate, static
-from anatomy.cost.inference.step_costs import Affine, Table, Work
-from anatomy.cost.inference.traffic import Requests, geometric_lengths, lognormal_lengths, poisson, uniform_lengths
+from anatomy.cost.queueing import waiting
+from anatomy.cost.queueing.answers import between_tokens
+from anatomy.cost.queueing.simulation import Policy, simulate, static
+from anatomy.cost.queueing.step_costs import Affine, Table, Work
+from anatomy.cost.queueing.traffic import Requests, geometric_lengths, lognormal_lengths, poisson, uniform_lengths
 from hypothesis import given, settings
 
 KEY = jax.random.key(0)

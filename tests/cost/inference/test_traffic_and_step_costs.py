@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.step_costs import Affine, Modelled, Table, Work
-from anatomy.cost.inference.steps import decode, prefill
-from anatomy.cost.inference.traffic import geometric_lengths, lognormal_lengths, poisson, uniform_lengths
+from anatomy.cost.queueing.step_costs import Affine, Modelled, Table, Work
+from anatomy.cost.queueing.traffic import geometric_lengths, lognormal_lengths, poisson, uniform_lengths
+from anatomy.cost.serving.steps import decode, prefill
 from anatomy.specs import Serving, architecture, cluster
 from hypothesis import given, settings
 from scipy import stats

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.cost.inference import waiting
+from anatomy.cost.queueing import waiting
 from hypothesis import given
 from scipy.stats import geom
 

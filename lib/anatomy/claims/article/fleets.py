@@ -3,7 +3,7 @@
 from typing import Any
 
 from anatomy.claims.record.article import get
-from anatomy.cost.run import training_days
+from anatomy.cost.training.run import training_days
 from anatomy.specs import catalogue
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from anatomy.claims.article.serving import SERVING, machine, model
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.search import SEARCHED, every_plan, search
-from anatomy.cost.inference.steps import decode
+from anatomy.cost.serving.memory import memory
+from anatomy.cost.serving.search import SEARCHED, every_plan, search
+from anatomy.cost.serving.steps import decode
 from anatomy.specs import Scalar, Serving, chip, cluster, node
 
 BEST, TOLD = "Best plans", "8 x 16, as told"

@@ -2,8 +2,8 @@
 
 from anatomy.claims.record.article import printed
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.memory import largest_batch
-from anatomy.cost.inference.steps import Pass, decode
+from anatomy.cost.serving.memory import largest_batch
+from anatomy.cost.serving.steps import Pass, decode
 from anatomy.specs import Architecture, Cluster, Serving, architecture, chip, cluster, node
 
 CONTEXT = 8192.0

@@ -4,10 +4,10 @@ import jax
 
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
-from anatomy.cost import training
 from anatomy.cost.efficiency import efficiency
-from anatomy.cost.reliability import Failures, best_interval, goodput, published_failures
-from anatomy.cost.run import Prices, Run, rented_dollars, training_flop, training_run
+from anatomy.cost.training.reliability import Failures, best_interval, goodput, published_failures
+from anatomy.cost.training.run import Prices, Run, rented_dollars, training_flop, training_run
+from anatomy.cost.training.step import Step, training_step
 from anatomy.specs import Architecture, Cluster, Plan, Recompute, architecture, chip, cluster
 
 SEQUENCE = printed("data.ctx_8k")
@@ -33,17 +33,17 @@ def machine(key: str = "a100_sxm_40gb", segment_nodes: float | None = None, betw
     return cluster(key, MACHINES[key], segment_nodes, between)
 
 
-def run(plan: Plan = ARTICLE, on: Cluster | None = None, model: Architecture | None = None) -> training.Step:
+def run(plan: Plan = ARTICLE, on: Cluster | None = None, model: Architecture | None = None) -> Step:
     """One step of GPT-4 on A100, in double precision, with the article's batch."""
     with jax.enable_x64(True):
         model = architecture("gpt4") if model is None else model
         on = machine() if on is None else on
-        return training.training_step(
+        return training_step(
             model, plan, on, batch=SEQUENCES, sequence_length=SEQUENCE, efficiency=efficiency("a100_sxm_40gb")
         )
 
 
-def counted(step: training.Step) -> float:
+def counted(step: Step) -> float:
     """Utilisation of a step as the article counts it: six FLOP a parameter and token, no attention scores."""
     return float(
         training_flop(parameters=printed("arch.active_params"), tokens=step.tokens) / (step.seconds * step.peak)

@@ -10,10 +10,10 @@ from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import Evidence, Finding, decide, uncheckable
 from anatomy.claims.ledger.registry import check
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.answers import Answers
-from anatomy.cost.inference.queueing import Policy, simulate, static
-from anatomy.cost.inference.step_costs import Modelled
-from anatomy.cost.inference.traffic import Requests, lognormal_lengths, poisson
+from anatomy.cost.queueing.answers import Answers
+from anatomy.cost.queueing.simulation import Policy, simulate, static
+from anatomy.cost.queueing.step_costs import Modelled
+from anatomy.cost.queueing.traffic import Requests, lognormal_lengths, poisson
 from anatomy.specs import Scalar
 
 PROMPT, ANSWER, LONGEST = 1500.0, 300.0, 2000.0  # tokens; means of two wide laws, and where answers are cut

@@ -8,8 +8,8 @@ from anatomy.claims.ledger.finding import SMALL, Evidence, Finding, compare, dec
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
-from anatomy.cost.routing import load_standard_deviation, tokens_per_expert
-from anatomy.cost.scaling import effective_tokens
+from anatomy.cost.routing.expert_load import load_standard_deviation, tokens_per_expert
+from anatomy.cost.training.scaling import effective_tokens
 from anatomy.specs import architecture, catalogue
 from anatomy.specs.units import readable
 from anatomy.train import recipes, sweeps

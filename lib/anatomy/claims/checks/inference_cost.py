@@ -12,9 +12,9 @@ from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.day import Day, daily_load, day
-from anatomy.cost.inference.memory import largest_batch
-from anatomy.cost.inference.steps import Pass, decode
+from anatomy.cost.serving.day import Day, daily_load, day
+from anatomy.cost.serving.memory import largest_batch
+from anatomy.cost.serving.steps import Pass, decode
 from anatomy.specs import Serving, architecture, catalogue, cluster
 
 BATCH = 4096.0  # sequences in flight on the cluster, as the article says of it

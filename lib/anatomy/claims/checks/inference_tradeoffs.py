@@ -7,9 +7,9 @@ from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.memory import held_weights, largest_batch
-from anatomy.cost.inference.steps import Pass, decode, prefill
-from anatomy.cost.routing import active_experts
+from anatomy.cost.routing.expert_load import active_experts
+from anatomy.cost.serving.memory import held_weights, largest_batch
+from anatomy.cost.serving.steps import Pass, decode, prefill
 from anatomy.specs import Serving, architecture, chip, cluster
 
 H100, A100 = "h100_sxm", "a100_sxm_40gb"

@@ -7,8 +7,8 @@ from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.steps import Pass, decode
+from anatomy.cost.serving.memory import memory
+from anatomy.cost.serving.steps import Pass, decode
 from anatomy.specs import Architecture, Scalar, Serving, architecture, cluster, node
 from anatomy.specs.units import readable
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from anatomy.cost.inference.step_costs import Work
+from anatomy.cost.queueing.step_costs import Work
 
 
 class Clock:

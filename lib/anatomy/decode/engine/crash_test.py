@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from anatomy.cost.inference.queueing import Policy
+from anatomy.cost.queueing.simulation import Policy
 from anatomy.decode.engine.decoder import PlainDecoder
 from anatomy.decode.engine.engine import Engine
 from anatomy.decode.engine.journal import Journal

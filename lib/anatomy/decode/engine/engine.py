@@ -2,7 +2,7 @@
 
 The host decides, step by step, who has a slot (a row of the cache), whose prompt is read and who makes tokens; the
 device computes all rows at once. A request that is admitted has the memory for its whole answer reserved, so nothing
-that was begun is ever put back. The policy is that of the simulation (`cost.inference.queueing`), which foretells what
+that was begun is ever put back. The policy is that of the simulation (`cost.queueing.simulation`), which foretells what
 the engine does.
 
 Source: yu2022orca for admitting and retiring at every step; kwon2023vllm for pages; agrawal2023sarathi for prompts
@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from anatomy.cost.inference.queueing import Policy
-from anatomy.cost.inference.step_costs import Work
+from anatomy.cost.queueing.simulation import Policy
+from anatomy.cost.queueing.step_costs import Work
 from anatomy.decode.cache import Pool
 from anatomy.decode.engine.clock import Clock
 from anatomy.decode.engine.decoder import Decoder, page_layout
@@ -31,7 +31,7 @@ from anatomy.decode.sampling.draw import INVALID
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a step did; names as in `cost.inference.answers.Steps`."""
+    """What a step did; names as in `cost.queueing.answers.Steps`."""
 
     start: float
     seconds: float

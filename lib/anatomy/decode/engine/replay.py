@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from anatomy.cost.inference.answers import Answers, Steps
-from anatomy.cost.inference.traffic import Requests
+from anatomy.cost.queueing.answers import Answers, Steps
+from anatomy.cost.queueing.traffic import Requests
 from anatomy.decode.engine.engine import Engine
 from anatomy.decode.engine.requests import Answer, Refused, Request
 

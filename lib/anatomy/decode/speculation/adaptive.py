@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from anatomy.cost.inference.speculation import best_draft_length, independent_acceptance
+from anatomy.cost.speculation.acceptance import independent_acceptance
+from anatomy.cost.speculation.draft_length import best_draft_length
 from anatomy.decode.speculation.drafts import Drafter
 from anatomy.decode.speculation.step import Step
 from anatomy.specs import Scalar

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from anatomy.cost.inference.token_trees import Path
+from anatomy.cost.speculation.trees import Path
 from anatomy.decode.forward import TreeNodes
 from anatomy.specs.base import between, check_arguments
 
@@ -118,7 +118,7 @@ def wide(widths: Sequence[int]) -> Tree:
 
 
 def of_paths(paths: Sequence[Path]) -> Tree:
-    """A tree given by its nodes, as `cost.inference.token_trees.best_tree` gives it.
+    """A tree given by its nodes, as `cost.speculation.trees.best_tree` gives it.
 
     Raises:
         ValueError: a node's parent or elder sibling is missing.

@@ -8,9 +8,9 @@ from anatomy.claims.ledger.finding import Evidence, Finding, compare, decide, un
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.cost.efficiency import derate, overheads
-from anatomy.cost.inference.memory import held_weights, memory, sequence_cache
-from anatomy.cost.inference.steps import stage_transfer, tensor_communication
-from anatomy.cost.routing import tokens_per_expert
+from anatomy.cost.routing.expert_load import tokens_per_expert
+from anatomy.cost.serving.memory import held_weights, memory, sequence_cache
+from anatomy.cost.serving.steps import stage_transfer, tensor_communication
 from anatomy.specs import architecture, chip
 from anatomy.specs.units import readable
 

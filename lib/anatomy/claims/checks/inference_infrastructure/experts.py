@@ -9,7 +9,7 @@ from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import SMALL, Evidence, Finding, compare, decide, uncheckable
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
-from anatomy.cost.routing import active_experts, load_standard_deviation, max_load, tokens_per_expert
+from anatomy.cost.routing.expert_load import active_experts, load_standard_deviation, max_load, tokens_per_expert
 from anatomy.specs import chip
 from anatomy.train.specialists import told_by
 

@@ -9,12 +9,9 @@ from anatomy.claims.ledger.finding import SMALL, Evidence, Finding, decide, unch
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
-from anatomy.cost.routed import (
-    ROUTERS,
-    routed_law,
-)
-from anatomy.cost.routing import tokens_per_expert
-from anatomy.cost.scaling import Chinchilla, chinchilla
+from anatomy.cost.routing.expert_load import tokens_per_expert
+from anatomy.cost.training.routed_law import ROUTERS, routed_law
+from anatomy.cost.training.scaling import Chinchilla, chinchilla
 from anatomy.specs import architecture, catalogue
 from anatomy.specs.units import readable
 from anatomy.train import recipes, sweeps

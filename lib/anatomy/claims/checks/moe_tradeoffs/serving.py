@@ -6,14 +6,8 @@ from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import SMALL, Evidence, Finding, decide
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
-from anatomy.cost.routed import (
-    balanced_batch,
-    bytes_read,
-    chips_to_hold,
-    decode_roofline,
-    dollars_per_token,
-)
-from anatomy.cost.routing import active_experts, load_standard_deviation, max_load, tokens_per_expert
+from anatomy.cost.routing.expert_load import active_experts, load_standard_deviation, max_load, tokens_per_expert
+from anatomy.cost.serving.roofline import balanced_batch, bytes_read, chips_to_hold, decode_roofline, dollars_per_token
 from anatomy.specs import Architecture, architecture, chip
 from anatomy.specs.units import readable
 from anatomy.train import recipes, sweeps

@@ -22,10 +22,11 @@ from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import SMALL, Evidence, Finding, compare, decide, uncheckable
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
-from anatomy.cost import collectives, training
+from anatomy.cost import collectives
 from anatomy.cost.efficiency import efficiency
-from anatomy.cost.memory import parameters_per_chip
-from anatomy.cost.search import SearchResult, search
+from anatomy.cost.training.memory import parameters_per_chip
+from anatomy.cost.training.search import SearchResult, search
+from anatomy.cost.training.step import VALUE
 from anatomy.specs import architecture, catalogue
 
 
@@ -102,7 +103,7 @@ def nvlink8(claim: Claim) -> Finding:
     """How many chips a node joins, and what a ninth would cost."""
     node = catalogue.node("a100_sxm_40gb")
     share, on = efficiency("a100_sxm_40gb"), machine()
-    size = training.VALUE * SEQUENCE * architecture("gpt4").d_model
+    size = VALUE * SEQUENCE * architecture("gpt4").d_model
     near = collectives.all_reduce(size, chips=WAYS, bandwidth=node.link.bandwidth * share.link)
     far = collectives.all_reduce(size, chips=2 * WAYS, bandwidth=on.inside.bandwidth * share.network)
     slower = float(far / near)

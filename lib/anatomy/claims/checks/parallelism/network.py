@@ -7,8 +7,8 @@ from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import Evidence, Finding, decide, uncheckable
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import get, printed
-from anatomy.cost import training
-from anatomy.cost.memory import parameters_per_chip
+from anatomy.cost.training.memory import parameters_per_chip
+from anatomy.cost.training.step import reduction_passes
 from anatomy.specs import Cluster, Plan, architecture
 from anatomy.specs.units import readable
 
@@ -100,7 +100,7 @@ def traffic(plan: Plan) -> float:
     more over the groups (rajbhandari2020zero, section 7). Experts are not split among replicas here.
     """
     held = float(2 * parameters_per_chip(architecture("gpt4"), plan))
-    passes = training.reduction_passes(plan, micro_batches=plan.micro_batches(SEQUENCES))
+    passes = reduction_passes(plan, micro_batches=plan.micro_batches(SEQUENCES))
     ways = plan.zero_group(plan.data)
     return float(passes * held * (1 - 1 / ways) + 2 * held / ways * (1 - ways / plan.data))
 

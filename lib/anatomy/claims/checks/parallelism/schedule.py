@@ -8,7 +8,7 @@ from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import SMALL, Evidence, Finding, decide
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import ends, printed
-from anatomy.cost.pipeline import bubble_fraction
+from anatomy.cost.training.pipeline import bubble_fraction
 from anatomy.specs import Plan
 from anatomy.train import mesh as meshes
 

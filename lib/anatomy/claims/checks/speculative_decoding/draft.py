@@ -8,7 +8,7 @@ import numpy as np
 
 from anatomy.claims.article.serving import SERVING, as_billions, machine, model
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.verification import SpeculationStep, speculate
+from anatomy.cost.speculation.step import SpeculationStep, speculate
 from anatomy.specs import Architecture, Cluster, Scalar, Serving, architecture, cluster
 
 A100 = "a100_sxm_40gb"

@@ -11,8 +11,8 @@ from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.speculation import independent_acceptance, tokens_moments
-from anatomy.cost.inference.steps import prefill
+from anatomy.cost.serving.steps import prefill
+from anatomy.cost.speculation.acceptance import independent_acceptance, tokens_moments
 from anatomy.decode.sampling import acceptance
 
 

@@ -20,9 +20,9 @@ from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import Evidence, Finding, compare, decide
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
-from anatomy.cost.inference.speculation import correlated_acceptance, expected_tokens, independent_acceptance
-from anatomy.cost.inference.token_trees import best_tree, paths_tokens
-from anatomy.cost.routed import balanced_batch
+from anatomy.cost.serving.roofline import balanced_batch
+from anatomy.cost.speculation.acceptance import correlated_acceptance, expected_tokens, independent_acceptance
+from anatomy.cost.speculation.trees import best_tree, paths_tokens
 from anatomy.specs import chip
 
 BATCHES = 2.0 ** np.arange(13)  # 1 to 4,096 sequences

@@ -18,8 +18,8 @@ from anatomy.claims.ledger.finding import Evidence, Finding, decide
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.cost.efficiency import overheads
-from anatomy.cost.inference.speculation import expected_tokens, independent_acceptance, tokens_distribution
-from anatomy.cost.inference.steps import prefill
+from anatomy.cost.serving.steps import prefill
+from anatomy.cost.speculation.acceptance import expected_tokens, independent_acceptance, tokens_distribution
 from anatomy.decode.sampling import acceptance
 from anatomy.specs import architecture, chip
 

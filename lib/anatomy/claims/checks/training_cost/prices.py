@@ -6,8 +6,8 @@ from anatomy.claims.ledger.finding import Evidence, Finding, compare, decide, un
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import ends, get, printed
 from anatomy.claims.record.public import record
-from anatomy.cost.run import rented_dollars, training_days, training_flop, utilisation
-from anatomy.cost.scaling import chinchilla
+from anatomy.cost.training.run import rented_dollars, training_days, training_flop, utilisation
+from anatomy.cost.training.scaling import chinchilla
 from anatomy.specs import architecture, catalogue
 from anatomy.specs.units import readable
 

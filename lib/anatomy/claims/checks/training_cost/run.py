@@ -22,9 +22,9 @@ from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import ends, printed
 from anatomy.claims.record.public import record
 from anatomy.cost.efficiency import derate, efficiency
-from anatomy.cost.reliability import mean_time_between_failures
-from anatomy.cost.run import training_days, training_flop, utilisation
-from anatomy.cost.training import gradient_reduction
+from anatomy.cost.training.reliability import mean_time_between_failures
+from anatomy.cost.training.run import training_days, training_flop, utilisation
+from anatomy.cost.training.step import gradient_reduction
 from anatomy.specs import architecture, chip, cluster
 from anatomy.specs.units import DAY, readable
 

@@ -9,7 +9,7 @@ from anatomy.claims.ledger.finding import Finding, uncheckable
 from anatomy.claims.ledger.registry import check
 from anatomy.claims.record.article import printed
 from anatomy.claims.record.public import record
-from anatomy.cost.run import training_days, training_flop
+from anatomy.cost.training.run import training_days, training_flop
 from anatomy.cost.vision import Tuning, added, blocks_like, tuning_flop
 from anatomy.specs import Architecture, CrossAttention, architecture, catalogue
 from anatomy.specs.units import readable

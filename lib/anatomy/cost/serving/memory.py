@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from anatomy.cost.inference.steps import activation_values, layer_weights
+from anatomy.cost.serving.steps import activation_values, layer_weights
 from anatomy.specs import Architecture, Scalar, Serving
 from anatomy.specs.base import AT_LEAST_ZERO, FINITE, check_arguments, number, spec
 

@@ -15,16 +15,15 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from anatomy.specs import Scalar
-from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ZERO, between, check_arguments, is_concrete, refuse_where
+from anatomy.specs.base import AT_LEAST_ZERO, between, check_arguments, is_concrete, refuse_where
 
 UP_TO_ONE, COUNT = between(high=1.0), between(whole=True)
 TERMS = 14  # of the series near a = 1
 ROUNDING = 1e-6  # by which chances that are equal may differ
 NEAR = 0.1  # of (g + 1) (1 - a), below which it is used
-NEWTON = 6  # steps; each doubles the digits
 
 
 def expected_tokens(*, acceptance_rate: Scalar, draft_length: Scalar) -> Scalar:
@@ -63,8 +62,8 @@ def independent_acceptance(*, acceptance_rate: Scalar, longest: int) -> Float[Ar
     Raises:
         TypeError, ValueError: alignment is not from 0 to 1, or most is no whole number from 0 on.
     """
-    check_arguments("even_survival", UP_TO_ONE, acceptance_rate=acceptance_rate)
-    check_arguments("even_survival", COUNT, longest=longest)
+    check_arguments("independent_acceptance", UP_TO_ONE, acceptance_rate=acceptance_rate)
+    check_arguments("independent_acceptance", COUNT, longest=longest)
     return jnp.asarray(acceptance_rate, float) ** jnp.arange(longest + 1)
 
 
@@ -87,8 +86,8 @@ def correlated_acceptance(*, acceptance_rate: Scalar, correlation: Scalar, longe
     Raises:
         TypeError, ValueError: alignment or alike is not from 0 to 1, or most is no whole number from 0 on.
     """
-    check_arguments("uneven_survival", UP_TO_ONE, acceptance_rate=acceptance_rate, correlation=correlation)
-    check_arguments("uneven_survival", COUNT, longest=longest)
+    check_arguments("correlated_acceptance", UP_TO_ONE, acceptance_rate=acceptance_rate, correlation=correlation)
+    check_arguments("correlated_acceptance", COUNT, longest=longest)
     own, j = 1.0 - jnp.asarray(correlation, float), jnp.arange(1, longest)
     first = jnp.stack([1.0, jnp.asarray(acceptance_rate, float)])  # j = 0 is a, even where all are wholly alike
     chance = (acceptance_rate * own + j * correlation) / (own + j * correlation)
@@ -120,11 +119,11 @@ def two_state_acceptance(
         TypeError, ValueError: a chance is not from 0 to 1, length is no whole number from 0 on, or neither kind ever
             follows the other, so that there is no long run.
     """
-    check_arguments("changing_survival", UP_TO_ONE, easy=easy, hard=hard, to_hard=to_hard, to_easy=to_easy)
-    check_arguments("changing_survival", COUNT, longest=longest)
+    check_arguments("two_state_acceptance", UP_TO_ONE, easy=easy, hard=hard, to_hard=to_hard, to_easy=to_easy)
+    check_arguments("two_state_acceptance", COUNT, longest=longest)
     if is_concrete((to_hard, to_easy)):
         stuck = (np.asarray(to_hard) == 0) & (np.asarray(to_easy) == 0)
-        refuse_where(stuck, "changing_survival.to_hard", to_hard, "a number above 0, or to_easy above 0")
+        refuse_where(stuck, "two_state_acceptance.to_hard", to_hard, "a number above 0, or to_easy above 0")
     kinds = jnp.array([[1 - to_hard, to_hard], [to_easy, 1 - to_easy]], float)
     chance = jnp.array([easy, hard], float)
     power, rounds, passed = jnp.eye(2), jnp.zeros((2, 2)), []
@@ -139,7 +138,7 @@ def two_state_acceptance(
     return jnp.stack(passed).sum(-1) @ start
 
 
-def _check_acceptance(owner: str, acceptance: Float[Array, "g+1"]) -> None:
+def check_acceptance(owner: str, acceptance: Float[Array, "g+1"]) -> None:
     """Refuse what cannot be S_0 to S_g; traced numbers pass."""
     if is_concrete(acceptance):
         told = np.asarray(acceptance, float)
@@ -154,7 +153,7 @@ def tokens_distribution(acceptance: Float[Array, "g+1"]) -> Float[Array, "g+1"]:
     Raises:
         ValueError: survival does not begin with 1, rises, or is below 0.
     """
-    _check_acceptance("tokens_law", acceptance)
+    check_acceptance("tokens_distribution", acceptance)
     return acceptance - jnp.concatenate([acceptance[1:], jnp.zeros(1)])
 
 
@@ -169,150 +168,9 @@ def tokens_moments(acceptance: Float[Array, "g+1"]) -> Moments:
     """Mean and standard deviation of the tokens of a round: sum of S_i, and of (2 i + 1) S_i for the square.
 
     Raises:
-        ValueError: as `tokens_law`.
+        ValueError: as `tokens_distribution`.
     """
-    _check_acceptance("tokens_moments", acceptance)
+    check_acceptance("tokens_moments", acceptance)
     mean = acceptance.sum()
     square = jnp.sum((2 * jnp.arange(acceptance.shape[0]) + 1) * acceptance)
     return Moments(mean, jnp.sqrt(jnp.maximum(square - mean**2, 0.0)))
-
-
-def speed_up(*, tokens: Scalar, draft_length: Scalar, draft_cost: Scalar, verify_cost: Scalar = 1.0) -> Scalar:
-    """Times as fast as plain decoding: tokens / (g c + v).
-
-    Args:
-        tokens: of a round, expected.
-        draft_length: g.
-        draft_cost: c.
-        verify_cost: v; 1 where a block takes as long as a token, which is the paper's assumption.
-
-    Raises:
-        TypeError, ValueError: draft is below 0, or block is not above 0.
-
-    Source: leviathan2023fast, theorem 3.8.
-    """
-    check_arguments("speed_up", AT_LEAST_ZERO, draft_length=draft_length, draft_cost=draft_cost)
-    check_arguments("speed_up", ABOVE_ZERO, verify_cost=verify_cost)
-    return tokens / (draft_length * draft_cost + verify_cost)
-
-
-def speed_up_by_length(
-    acceptance: Float[Array, "g+1"], *, draft_cost: Scalar, verify_cost: Scalar | Float[Array, "g+1"] = 1.0
-) -> Float[Array, "g+1"]:
-    """Speed-up of every draft length from 0 to g; block is v of each, or of all.
-
-    Raises:
-        TypeError, ValueError: as `tokens_law` and `speed_up`.
-    """
-    _check_acceptance("by_length", acceptance)
-    return jnp.asarray(
-        speed_up(
-            tokens=jnp.cumsum(acceptance),
-            draft_length=jnp.arange(acceptance.shape[0], dtype=float),
-            draft_cost=draft_cost,
-            verify_cost=verify_cost,
-        )
-    )
-
-
-def best_draft_length(
-    acceptance: Float[Array, "g+1"], *, draft_cost: Scalar, verify_cost: Scalar | Float[Array, "g+1"] = 1.0
-) -> Int[Array, ""]:
-    """Draft length with the largest speed-up, from 0, which is plain decoding, to the longest that is given.
-
-    Args:
-        acceptance: S_0 to S_g.
-        draft_cost: c.
-        verify_cost: v of each length, or of all.
-
-    Raises:
-        TypeError, ValueError: as `by_length`.
-    """
-    return jnp.argmax(speed_up_by_length(acceptance, draft_cost=draft_cost, verify_cost=verify_cost))
-
-
-def stationary_draft_length(*, acceptance_rate: Scalar, draft_cost: Scalar, verify_cost: Scalar = 1.0) -> Scalar:
-    """Draft length at which the speed-up is stationary, were lengths not whole; below 0 where drafting never pays.
-
-    With L = -ln a, where d(speed-up) / dg = 0:
-
-        a^(g + 1) (c + L (g c + v)) = c,    g + 1 = (y - s) / L,    y - ln y = s = 1 + L (v - c) / c,    y > 1
-
-    y is -W(-exp(-s)) with the lower branch of Lambert's W. The speed-up has one peak, so the best whole length is one
-    of the two neighbours.
-
-    Args:
-        acceptance_rate: a, above 0 and below 1.
-        draft_cost: c, above 0 and below v.
-        verify_cost: v, the same for all lengths.
-
-    Raises:
-        TypeError, ValueError: alignment is not between 0 and 1, draft is not above 0, or block is not above draft.
-
-    Source: leviathan2023fast, section 3.5, asks for it and solves it numerically; corless1996lambert for W.
-    """
-    check_arguments(
-        "stationary_length", ABOVE_ZERO, acceptance_rate=acceptance_rate, draft_cost=draft_cost, verify_cost=verify_cost
-    )
-    if is_concrete((acceptance_rate, draft_cost, verify_cost)):
-        refuse_where(
-            jnp.asarray(acceptance_rate) >= 1, "stationary_length.acceptance_rate", acceptance_rate, "a number below 1"
-        )
-        refuse_where(
-            jnp.asarray(verify_cost) <= draft_cost, "stationary_length.verify_cost", verify_cost, "a number above draft"
-        )
-    fall = -jnp.log(jnp.asarray(acceptance_rate, float))
-    u = fall * (verify_cost - draft_cost) / draft_cost
-    # Above the root, from where Newton's steps come down to it.
-    y = 1 + jnp.sqrt(2 * u) + u
-    for _ in range(NEWTON):
-        y = y - (y - jnp.log(y) - 1 - u) * y / (y - 1)
-    return (y - 1 - u) / fall - 1
-
-
-def steps_for(distribution: Float[Array, "most"], *, tokens: int) -> Scalar:
-    """Rounds until so many tokens are there, expected: n(t) = 1 + sum over k of law(k) n(t - k).
-
-    Args:
-        distribution: chances that a round yields 1, 2, ... tokens, as `tokens_law` gives them.
-        tokens: wanted; what the last round yields beyond them is thrown away.
-
-    Raises:
-        TypeError, ValueError: tokens is no whole number from 0 on.
-    """
-    check_arguments("rounds_for", COUNT, tokens=tokens)
-    most = distribution.shape[0]
-    waiting = [jnp.zeros(())] * most  # n of 0 and below
-    for _ in range(tokens):
-        waiting.append(1 + sum(chance * n for chance, n in zip(distribution, reversed(waiting[-most:]), strict=True)))
-    return waiting[-1]
-
-
-def staged_draft_cost(
-    *,
-    draft_cost: Scalar,
-    draft_length: int,
-    acceptance: Float[Array, "h+1"],
-    second_cost: Scalar,
-    verify_cost: Scalar = 1.0,
-) -> Scalar:
-    """c of a draft that is itself sped up by a draft: seconds of its g tokens, over g steps of the target.
-
-    Args:
-        draft_cost: c, of the draft alone.
-        draft_length: g, of its draft.
-        acceptance: S_0 to S_h of the second draft's tokens before the first.
-        second_cost: seconds of a step of the second draft over one of the first.
-        verify_cost: v of the first draft for the second's tokens.
-
-    Raises:
-        TypeError, ValueError: a cost is below 0, or length is below 1; and as `tokens_law`.
-
-    Source: spector2023staged.
-    """
-    check_arguments(
-        "staged_draft", AT_LEAST_ZERO, draft_cost=draft_cost, second_cost=second_cost, verify_cost=verify_cost
-    )
-    check_arguments("staged_draft", between(1.0, whole=True), draft_length=draft_length)
-    each = (acceptance.shape[0] - 1) * second_cost + verify_cost
-    return draft_cost * steps_for(tokens_distribution(acceptance), tokens=draft_length) * each / draft_length

@@ -1,4 +1,4 @@
-"""Which plans can serve at all, and if not, why not; as `cost.legality` does it for training.
+"""Which plans can serve at all, and if not, why not; as `cost.training.legality` does it for training.
 
 `legal` is a value, so that a sweep can mask it; `problems` says in words what is wrong with one plan, lack of memory
 included.
@@ -7,8 +7,8 @@ included.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from anatomy.cost.inference.memory import memory
-from anatomy.cost.legality import Case, Rules, broken, divides, hold, nests
+from anatomy.cost.rules import Case, Rules, broken, divides, hold, nests
+from anatomy.cost.serving.memory import memory
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.units import readable
 

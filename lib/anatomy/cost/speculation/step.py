@@ -9,10 +9,10 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from anatomy.cost.efficiency import Overheads
-from anatomy.cost.inference.speculation import expected_tokens
-from anatomy.cost.inference.steps import decode, micro_batches
-from anatomy.cost.occupancy import copying_group
-from anatomy.cost.routing import check_routing
+from anatomy.cost.routing.active_experts import copying_group
+from anatomy.cost.routing.expert_load import check_routing
+from anatomy.cost.serving.steps import decode, micro_batches
+from anatomy.cost.speculation.acceptance import expected_tokens
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, number, spec
 
@@ -42,8 +42,8 @@ def active_experts_of_blocks(
     Raises:
         TypeError, ValueError: alike is not from 0 to 1; and as `routing.check_routing`.
     """
-    check_routing("touched_by_blocks", experts=experts, top_k=top_k, blocks=blocks, block=block_tokens)
-    check_arguments("touched_by_blocks", UP_TO_ONE, correlation=correlation)
+    check_routing("active_experts_of_blocks", experts=experts, top_k=top_k, blocks=blocks, block=block_tokens)
+    check_arguments("active_experts_of_blocks", UP_TO_ONE, correlation=correlation)
     return experts * (
         1 - copying_group(1 - top_k / experts, correlation=correlation, group_size=block_tokens) ** blocks
     )

@@ -63,9 +63,9 @@ def load_standard_deviation(
 
     Source: kish1965survey for the design effect.
     """
-    check_routing("spread_per_expert", experts=experts, top_k=top_k, tokens=tokens)
-    check_arguments("spread_per_expert", between(high=1.0), correlation=correlation)
-    check_arguments("spread_per_expert", AT_LEAST_ONE, group_size=group_size)
+    check_routing("load_standard_deviation", experts=experts, top_k=top_k, tokens=tokens)
+    check_arguments("load_standard_deviation", between(high=1.0), correlation=correlation)
+    check_arguments("load_standard_deviation", AT_LEAST_ONE, group_size=group_size)
     p = top_k / experts
     return jnp.sqrt(tokens * p * (1 - p) * (1 + (group_size - 1) * correlation))
 
@@ -78,7 +78,7 @@ def active_experts(*, tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
     Raises:
         TypeError, ValueError: as `check_routing`.
     """
-    check_routing("experts_touched", experts=experts, top_k=top_k, tokens=tokens)
+    check_routing("active_experts", experts=experts, top_k=top_k, tokens=tokens)
     return experts * (1 - (1 - top_k / experts) ** tokens)
 
 
@@ -106,8 +106,8 @@ def max_load(*, tokens: int, experts: Scalar, top_k: Scalar) -> Scalar:
 
     Source: raab1998balls for balls in bins.
     """
-    check_routing("fullest_expert", experts=experts, top_k=top_k)
-    check_arguments("fullest_expert", between(whole=True), tokens=tokens)
+    check_routing("max_load", experts=experts, top_k=top_k)
+    check_arguments("max_load", between(whole=True), tokens=tokens)
     j = jnp.arange(tokens, dtype=float)
     within = betainc(tokens - j, j + 1, 1 - top_k / experts)
     mean = tokens_per_expert(tokens=tokens, experts=experts, top_k=top_k)
@@ -126,8 +126,8 @@ def max_load_of_normal(*, mean: Scalar, standard_deviation: Scalar, experts: Sca
 
     Source: the limit of extremes of normal numbers, gamma being Euler's constant; raab1998balls for counts.
     """
-    check_arguments("fullest_about", AT_LEAST_ZERO, mean=mean, standard_deviation=standard_deviation)
-    check_arguments("fullest_about", between(2.0), experts=experts)
+    check_arguments("max_load_of_normal", AT_LEAST_ZERO, mean=mean, standard_deviation=standard_deviation)
+    check_arguments("max_load_of_normal", between(2.0), experts=experts)
     t = jnp.sqrt(2 * jnp.log(experts))
     above = t - (jnp.log(jnp.log(experts)) + jnp.log(4 * jnp.pi)) / (2 * t) + jnp.euler_gamma / t
     return mean + standard_deviation * _apart(experts) * above

@@ -11,7 +11,7 @@ e_k being the sum of such products over all sets of k: of all laws with these p_
 weights are even routing.
 
 **Alike.** Tokens come in groups of m. Each follows the hidden leader of its group with chance f = sqrt(rho), and
-chooses for itself otherwise, so that two of a group choose with the correlation rho (`copying`).
+chooses for itself otherwise, so that two of a group choose with the correlation rho (`copying_group`).
 Groups are independent.
 
 Sources: chen1994weighted for the law of sets; kish1965survey for what rho does to a spread. What follows from the two
@@ -34,7 +34,7 @@ from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_argum
 WHOLE = between(1.0, whole=True)
 CORRELATION = between(high=1.0)
 SUBSETS_OF = 20  # experts whose subsets, 2^20, are still few
-TWO_CHOICES_UP_TO = 32  # tokens for which `fullest_exactly` is quick with two choices
+TWO_CHOICES_UP_TO = 32  # tokens for which `max_load_distribution` is quick with two choices
 
 GroupModel = Callable[..., Scalar]  # of a chance, with correlation and group_size
 
@@ -71,7 +71,7 @@ def inclusion_probabilities(weights: Float[Array, "E"], *, top_k: int) -> Float[
     Raises:
         TypeError, ValueError: as `check_choices`.
     """
-    check_choices("visits", weights, top_k)
+    check_choices("inclusion_probabilities", weights, top_k)
     weights = jnp.asarray(weights, float)
     return weights * jax.grad(lambda w: jnp.log(elementary_symmetric(w, top_k=top_k)[top_k]))(weights)
 
@@ -89,11 +89,11 @@ def weights_for(probabilities: Float[Array, "E"], *, top_k: int, iterations: int
 
     Source: chen1994weighted, section 3.
     """
-    check_arguments("weights_of", CORRELATION, probabilities=probabilities)
-    check_choices("weights_of", probabilities, top_k)
+    check_arguments("weights_for", CORRELATION, probabilities=probabilities)
+    check_choices("weights_for", probabilities, top_k)
     probabilities = jnp.asarray(probabilities, float)
     probabilities = probabilities * top_k / probabilities.sum()
-    check_arguments("weights_of", {**CORRELATION, "high": 1 + 1e-6}, scaled_share=probabilities)
+    check_arguments("weights_for", {**CORRELATION, "high": 1 + 1e-6}, scaled_share=probabilities)
 
     def closer(_: int, weights: Float[Array, "E"]) -> Float[Array, "E"]:
         now = inclusion_probabilities(weights, top_k=top_k)
@@ -120,7 +120,7 @@ def copying_group(z: Scalar, *, correlation: Scalar, group_size: Scalar) -> Scal
 
 
 def polya_urn(z: Scalar, *, correlation: Scalar, group_size: Scalar) -> Scalar:
-    """As `copying`, if a group has a chance of its own, drawn from a beta distribution with mean z: Polya's urn.
+    """As `copying_group`, if a group has a chance of its own, drawn from a beta distribution with mean z: Polya's urn.
 
         B(a z + m, a (1 - z)) / B(a z, a (1 - z)) = Gamma(a) Gamma(a z + m) / (Gamma(a z) Gamma(a + m)),  a = 1/rho - 1
 
@@ -152,14 +152,14 @@ def expected_active_experts(
         probabilities: p_e.
         correlation: rho, the correlation between the choices of a group.
         group_size: m, its tokens.
-        untouched: what a group is, `copying` or `urn`.
+        untouched: what a group is, `copying_group` or `urn`.
 
     Raises:
         TypeError, ValueError: a share or rho is not between 0 and 1, tokens are below 0, or a group is below 1.
     """
-    check_arguments("touched", CORRELATION, probabilities=probabilities, correlation=correlation)
-    check_arguments("touched", AT_LEAST_ZERO, tokens=tokens)
-    check_arguments("touched", AT_LEAST_ONE, group_size=group_size)
+    check_arguments("expected_active_experts", CORRELATION, probabilities=probabilities, correlation=correlation)
+    check_arguments("expected_active_experts", AT_LEAST_ZERO, tokens=tokens)
+    check_arguments("expected_active_experts", AT_LEAST_ONE, group_size=group_size)
     return jnp.sum(
         1 - untouched(1 - jnp.asarray(probabilities, float), correlation, group_size) ** (tokens / group_size), axis=-1
     )
@@ -171,7 +171,7 @@ def active_experts_distribution(
     """Chance that 0, 1, ... E experts are touched, for even routing.
 
     A token that comes when j are touched touches i more with the chance C(E - j, i) C(j, k - i) / C(E, k). With T the
-    matrix of these, a group is T (f I + (1 - f) T)^m + (I - T) ((1 - f) T)^m, as in `copying`, and n / m groups are
+    matrix of these, a group is T (f I + (1 - f) T)^m + (I - T) ((1 - f) T)^m, as in `copying_group`, and n / m groups are
     its power: only positive numbers are added up but for the last term, so it is exact to rounding.
 
     Args:
@@ -184,9 +184,11 @@ def active_experts_distribution(
     Raises:
         TypeError, ValueError: a number is not what is allowed.
     """
-    check_arguments("touched_evenly", WHOLE, tokens=tokens, experts=experts, top_k=top_k, group_size=group_size)
-    check_arguments("touched_evenly", CORRELATION, correlation=correlation)
-    check_arguments("touched_evenly", between(1.0, experts, whole=True), top_k=top_k)
+    check_arguments(
+        "active_experts_distribution", WHOLE, tokens=tokens, experts=experts, top_k=top_k, group_size=group_size
+    )
+    check_arguments("active_experts_distribution", CORRELATION, correlation=correlation)
+    check_arguments("active_experts_distribution", between(1.0, experts, whole=True), top_k=top_k)
     j, to = np.mgrid[: experts + 1, : experts + 1]
     step = jnp.asarray(comb(experts - j, to - j) * comb(j, top_k - (to - j)) / comb(experts, top_k) * (to >= j))
     f, one = jnp.sqrt(correlation), jnp.eye(experts + 1)
@@ -211,8 +213,8 @@ def active_sets_distribution(
 ) -> Float[Array, "2^E"]:
     """Chance of each set of experts to be the one that is touched; bit e of an index says whether e is in the set.
 
-    A choice stays in B with chance z(B) = e_k of the weights in B over e_k of all, a group as in `copying`, and all
-    with q(B) = copying(z(B))^(n / m). Sets that leave nothing of B untouched follow by taking differences, expert by
+    A choice stays in B with chance z(B) = e_k of the weights in B over e_k of all, a group as in `copying_group`, and all
+    with q(B) = copying_group(z(B))^(n / m). Sets that leave nothing of B untouched follow by taking differences, expert by
     expert (Moebius inversion); what stands in between are probabilities too, so rounding stays near 1e-16 E.
 
     Args:
@@ -226,11 +228,11 @@ def active_sets_distribution(
         TypeError, ValueError: there are too many experts, or a number is not what is allowed.
     """
     weights = jnp.asarray(weights, float)
-    check_arguments("touched_sets", between(1.0, SUBSETS_OF, whole=True), experts=len(weights))
-    check_choices("touched_sets", weights, top_k)
-    check_arguments("touched_sets", AT_LEAST_ZERO, tokens=tokens)
-    check_arguments("touched_sets", AT_LEAST_ONE, group_size=group_size)
-    check_arguments("touched_sets", CORRELATION, correlation=correlation)
+    check_arguments("active_sets_distribution", between(1.0, SUBSETS_OF, whole=True), experts=len(weights))
+    check_choices("active_sets_distribution", weights, top_k)
+    check_arguments("active_sets_distribution", AT_LEAST_ZERO, tokens=tokens)
+    check_arguments("active_sets_distribution", AT_LEAST_ONE, group_size=group_size)
+    check_arguments("active_sets_distribution", CORRELATION, correlation=correlation)
     sums = jnp.zeros((1, top_k + 1)).at[0, 0].set(1.0)  # products of the weights in each set of the first experts
     for weight in weights:
         sums = jnp.concatenate([sums, sums.at[:, 1:].add(weight * sums[:, :-1])])
@@ -248,7 +250,7 @@ def most_active_experts_distribution(sets: Float[Array, "2^E"], *, ways: int = 1
     """Chance that 0, 1, ... experts are touched on the way that has most of them; for one way, of all experts.
 
     Args:
-        sets: as `touched_sets` returns them.
+        sets: as `active_sets_distribution` returns them.
         ways: e, over which experts are split in their order, E / e to each.
 
     Raises:
@@ -256,7 +258,9 @@ def most_active_experts_distribution(sets: Float[Array, "2^E"], *, ways: int = 1
     """
     experts = len(sets).bit_length() - 1
     if ways < 1 or experts % ways:
-        raise ValueError(f"touched_of_fullest.ways is {ways}; allowed: a divisor of the experts ({experts})")
+        raise ValueError(
+            f"most_active_experts_distribution.ways is {ways}; allowed: a divisor of the experts ({experts})"
+        )
     each = experts // ways
     bits = np.arange(len(sets))[:, None] >> np.arange(experts) & 1
     most = bits.reshape(-1, ways, each).sum(-1).max(-1)
@@ -280,10 +284,12 @@ def expert_load_distribution(
     Raises:
         TypeError, ValueError: a number is not what is allowed.
     """
-    check_arguments("tokens_of_one", WHOLE, tokens=tokens, group_size=group_size)
-    check_arguments("tokens_of_one", CORRELATION, probability=probability, correlation=correlation)
+    check_arguments("expert_load_distribution", WHOLE, tokens=tokens, group_size=group_size)
+    check_arguments("expert_load_distribution", CORRELATION, probability=probability, correlation=correlation)
     if tokens % group_size:
-        raise ValueError(f"tokens_of_one.group_size is {group_size}; allowed: a divisor of tokens ({tokens})")
+        raise ValueError(
+            f"expert_load_distribution.group_size is {group_size}; allowed: a divisor of tokens ({tokens})"
+        )
     f, turn = jnp.sqrt(correlation), jnp.exp(-2j * jnp.pi * jnp.arange(tokens + 1) / (tokens + 1))
 
     def binomial(chance: Scalar) -> Array:
@@ -311,10 +317,10 @@ def max_load_distribution(*, tokens: int, weights: Float[np.ndarray, "E"], top_k
     Raises:
         TypeError, ValueError: tokens, weights or top_k are not what is allowed.
     """
-    check_arguments("fullest_exactly", between(1.0, 2.0, whole=True), top_k=top_k)
-    check_choices("fullest_exactly", weights, top_k)
+    check_arguments("max_load_distribution", between(1.0, 2.0, whole=True), top_k=top_k)
+    check_choices("max_load_distribution", weights, top_k)
     check_arguments(
-        "fullest_exactly", between(1.0, TWO_CHOICES_UP_TO if top_k == 2 else 4096, whole=True), tokens=tokens
+        "max_load_distribution", between(1.0, TWO_CHOICES_UP_TO if top_k == 2 else 4096, whole=True), tokens=tokens
     )
     chances = np.asarray(selection_probabilities(jnp.asarray(weights, float), top_k=top_k))
     twos, ones = (tokens if top_k == 2 else 0), tokens

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from anatomy.cost.pipeline import in_flight
+from anatomy.cost.training.pipeline import in_flight
 from anatomy.specs import Architecture, Plan, Recompute, Scalar
 from anatomy.specs.base import number, spec
 

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 
 from anatomy.cost import explore
 from anatomy.cost.efficiency import Overheads
-from anatomy.cost.inference.memory import memory
-from anatomy.cost.inference.steps import Pass, decode, prefill
-from anatomy.cost.search import divisors
+from anatomy.cost.serving.memory import memory
+from anatomy.cost.serving.steps import Pass, decode, prefill
+from anatomy.cost.training.search import divisors
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, check_arguments
 

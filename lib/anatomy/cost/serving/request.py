@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from anatomy.cost.efficiency import Overheads
-from anatomy.cost.inference.steps import Pass, decode, prefill
+from anatomy.cost.serving.steps import Pass, decode, prefill
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import AT_LEAST_ONE, check_arguments, finite
 

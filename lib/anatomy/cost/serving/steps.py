@@ -11,10 +11,11 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from anatomy.cost import collectives, routing
+from anatomy.cost import collectives
 from anatomy.cost.efficiency import Overheads, derate
 from anatomy.cost.gemm import gemm_seconds, layer_gemm_seconds
-from anatomy.cost.inference.exchange import expert_communication, mlp_width, tensor_communication
+from anatomy.cost.routing import expert_load
+from anatomy.cost.serving.communication import expert_communication, mlp_width, tensor_communication
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import (
     AT_LEAST_ONE,
@@ -257,7 +258,7 @@ def through_stages(
     bandwidth = cluster.node.chip.memory_bandwidth * share.memory
     peak = cluster.node.chip.flops(8 * jnp.maximum(plan.weight_bytes, plan.activation_bytes))
     if active_experts is None:
-        active_experts = routing.active_experts(tokens=n * plan.expert, experts=model.experts, top_k=model.top_k)
+        active_experts = expert_load.active_experts(tokens=n * plan.expert, experts=model.experts, top_k=model.top_k)
     gathered = jnp.asarray(plan.gathered) > 0
     one = jnp.ones_like(jnp.asarray(plan.tensor, float))
     # With gathered weights each chip is alone with its share of the tokens.

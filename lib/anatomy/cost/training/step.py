@@ -11,16 +11,9 @@ import jax.numpy as jnp
 from anatomy.cost import collectives
 from anatomy.cost.efficiency import Efficiency, derate
 from anatomy.cost.gemm import gemm_seconds, layer_gemm_seconds
-from anatomy.cost.legality import legal
-from anatomy.cost.memory import (
-    GRADIENT,
-    Memory,
-    activation_bytes,
-    held_parameters,
-    memory,
-    state_parameters,
-)
-from anatomy.cost.pipeline import bubble
+from anatomy.cost.training.legality import legal
+from anatomy.cost.training.memory import GRADIENT, Memory, activation_bytes, held_parameters, memory, state_parameters
+from anatomy.cost.training.pipeline import bubble
 from anatomy.specs import Architecture, Cluster, Plan, Recompute, Scalar
 from anatomy.specs.base import AT_LEAST_ONE, FINITE, check_arguments, number, spec, switch
 
@@ -118,8 +111,8 @@ def training_step(
 
     Source: narayanan2021megatron, korthikanti2023reducing; each part names its own.
     """
-    check_arguments("step", FINITE, batch=batch, sequence_length=sequence_length)
-    check_arguments("step", AT_LEAST_ONE, imbalance=imbalance)
+    check_arguments("training_step", FINITE, batch=batch, sequence_length=sequence_length)
+    check_arguments("training_step", AT_LEAST_ONE, imbalance=imbalance)
     net = derate(cluster, efficiency)
     chip = cluster.node.chip
     peak, bandwidth = chip.flops_16bit, chip.memory_bandwidth * efficiency.memory

@@ -1,6 +1,6 @@
 """Plan search: every way to lay a model over a cluster, and the best of them.
 
-Ways of tensor and expert parallelism are divisors; stages are whatever the layers allow; replicas are as many as
+SlowestWay of tensor and expert parallelism are divisors; stages are whatever the layers allow; replicas are as many as
 the chips give, half as many, or a quarter. Millions of plans are evaluated at once by the same `training.step`
 that answers for one.
 """
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from anatomy.cost import explore
 from anatomy.cost.efficiency import Efficiency
-from anatomy.cost.training import training_step
+from anatomy.cost.training.step import training_step
 from anatomy.specs import Architecture, Cluster, Plan, Recompute, Scalar
 from anatomy.specs.base import AT_LEAST_ONE, check_arguments
 

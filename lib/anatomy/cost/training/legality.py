@@ -1,40 +1,13 @@
 """Which plans can be run at all, and if not, why not.
 
-One table of rules serves both uses: `legal` is a value, so that a sweep over millions of plans can mask it;
+One table of rules (`cost.rules`) serves both uses: `legal` is a value, so that a sweep over millions of plans can mask it;
 `problems` says in words what is wrong with one.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from anatomy.cost.rules import Case, Rules, broken, divides, hold, nests
 from anatomy.specs import Architecture, Cluster, Plan, Scalar
-
-
-class Case(NamedTuple):
-    """What a rule looks at."""
-
-    model: Architecture
-    plan: Any  # a Plan or a Serving, as the rules that it is held against
-    cluster: Cluster
-    sequences: Scalar
-
-
-Rules = tuple[tuple[Callable[[Case], Scalar], str], ...]  # what must hold, and what to say where it does not
-
-
-def divides(part: Scalar, whole: Scalar) -> Scalar:
-    """Whether the whole is a multiple of the part."""
-    return jnp.mod(whole, part) == 0
-
-
-def nests(one: Scalar, other: Scalar) -> Scalar:
-    """Whether the larger is a multiple of the smaller."""
-    return divides(jnp.minimum(one, other), jnp.maximum(one, other))
-
 
 RULES: Rules = (
     (lambda c: c.plan.chips <= c.cluster.chips, "needs {plan.chips:g} chips; the cluster has {cluster.chips:g}"),
@@ -99,16 +72,6 @@ RULES: Rules = (
         "{plan.chunks:g} chunks are for 1F1B; GPipe has one",
     ),
 )
-
-
-def hold(rules: Rules, case: Case) -> Bool[Array, ""]:
-    """Whether all rules hold."""
-    return jnp.asarray(functools.reduce(jnp.logical_and, (rule(case) for rule, _ in rules)))
-
-
-def broken(rules: Rules, case: Case) -> list[str]:
-    """What is said where rules do not hold."""
-    return [words.format(**case._asdict()) for rule, words in rules if not bool(rule(case))]
 
 
 def legal(model: Architecture, plan: Plan, cluster: Cluster, *, batch: Scalar) -> Bool[Array, ""]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from anatomy.cost.occupancy import CORRELATION, WHOLE, check_choices, selection_probabilities
+from anatomy.cost.routing.active_experts import CORRELATION, WHOLE, check_choices, selection_probabilities
 from anatomy.specs import Scalar
 from anatomy.specs.base import check_arguments, is_concrete, refuse_where
 

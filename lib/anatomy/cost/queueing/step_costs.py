@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from anatomy.cost.efficiency import Overheads
-from anatomy.cost.inference.steps import micro_batches, through_stages
+from anatomy.cost.serving.steps import micro_batches, through_stages
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import FINITE, check_arguments, number, spec
 
@@ -118,7 +118,7 @@ class Modelled:
     constants: Overheads
 
     def __call__(self, work: Work) -> Scalar:
-        """Seconds of a step; see `anatomy.cost.inference.steps.decode`."""
+        """Seconds of a step; see `anatomy.cost.serving.steps.decode`."""
         tokens = jnp.maximum(work.sequences + work.prompt, 1.0)
         turns = micro_batches(self.plan, tokens)
         each = tokens / turns

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from anatomy.cost.efficiency import Efficiency
-from anatomy.cost.reliability import Failures, best_interval, wall_time_shares
-from anatomy.cost.training import training_step
+from anatomy.cost.training.reliability import Failures, best_interval, wall_time_shares
+from anatomy.cost.training.step import training_step
 from anatomy.specs import Architecture, Cluster, Plan, Scalar
 from anatomy.specs.base import (
     ABOVE_ZERO,

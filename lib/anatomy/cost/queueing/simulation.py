@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from anatomy.cost.inference.answers import Answers, Steps
-from anatomy.cost.inference.step_costs import Work
-from anatomy.cost.inference.traffic import Requests
+from anatomy.cost.queueing.answers import Answers, Steps
+from anatomy.cost.queueing.step_costs import Work
+from anatomy.cost.queueing.traffic import Requests
 from anatomy.specs import Scalar
 from anatomy.specs.base import is_concrete, number, refuse_where, spec, switch
 
