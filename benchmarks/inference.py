@@ -25,7 +25,7 @@ COUNT, SOME = 2**24, 2**18  # steps; what does not grow with their number cancel
 # A question that all programs answer: Llama 2 70B on eight A100 of 80 GB.
 QUESTION = {
     "layers": 80, "heads": 64, "kv_heads": 8, "d_model": 8192, "vocabulary": 32000, "d_ff": 28672, "context": 2048,
-    "sequences": 32, "tensor": 8, "matmul": CONSTANTS.efficiency.matmul, "memory": CONSTANTS.efficiency.memory,
+    "batch": 32, "tensor": 8, "matmul": CONSTANTS.efficiency.matmul, "memory": CONSTANTS.efficiency.memory,
 }  # fmt: skip
 PEERS = {
     "serving_vs_llm_analysis": (
@@ -53,7 +53,7 @@ def random_steps(count: int) -> dict[str, np.ndarray]:
     """Decode steps of all kinds, a column each."""
     draw = np.random.default_rng(0)
     return {
-        "sequences": np.exp(draw.uniform(0, 11, count)),
+        "batch": np.exp(draw.uniform(0, 11, count)),
         "context": draw.uniform(1, 32768, count),
         "tensor": draw.choice([1.0, 2.0, 4.0, 8.0], count),
         "pipeline": draw.choice(np.arange(1.0, 17.0), count),
@@ -61,10 +61,10 @@ def random_steps(count: int) -> dict[str, np.ndarray]:
     }
 
 
-def evaluate(sequences: Any, context: Any, **fields: Any) -> Any:
+def evaluate(batch: Any, context: Any, **fields: Any) -> Any:
     """Seconds of a decode step, every term included."""
     plan = Serving(micro_batches=fields["pipeline"], cache_by_sequence=1.0, **fields)
-    return decode(MODEL, plan, CLUSTER, CONSTANTS, batch=sequences, context=context).seconds
+    return decode(MODEL, plan, CLUSTER, CONSTANTS, batch=batch, context=context).seconds
 
 
 def measure() -> Iterator[tuple[str, dict[str, Any]]]:

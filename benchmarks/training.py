@@ -136,8 +136,8 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "plans_vs_loop", {"value": ours / loop_rate, "unit": "times", "ours": ours, "peer": loop_rate}
 
     question = {
-        "layers": 80, "heads": 96, "d_model": 12288, "vocabulary": 51200, "sequence": 2048, "tensor": 8, "pipeline": 8,
-        "data": 24, "micro_batch": 2, "sequences": 2304, "matmul": SHARE.matmul, "memory": SHARE.memory,
+        "layers": 80, "heads": 96, "d_model": 12288, "vocabulary": 51200, "sequence_length": 2048, "tensor": 8,
+        "pipeline": 8, "data": 24, "micro_batch": 2, "batch": 2304, "matmul": SHARE.matmul, "memory": SHARE.memory,
     }  # fmt: skip
     try:
         peer = peers.run(

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from anatomy.claims.article.frontier import BEST, COLUMNS, TOLD, fronts, serving_plan, told
+from anatomy.claims.article.frontier import ARTICLE, BEST, COLUMNS, fronts, layout_of_the_article, serving_plan
 from anatomy.claims.article.serving import SERVING, machine, model
 from anatomy.cost.efficiency import overheads
 from anatomy.cost.serving.legality import problems
@@ -29,7 +29,7 @@ def plans(columns):
 def test_each_choice_has_both_series(made):
     assert set(made) == {(0.0, chips, width, CONTEXT) for chips in (64.0, 128.0) for width in (2.0, 1.0)}
     for both in made.values():
-        assert list(both) == [BEST, TOLD] and all(set(series) == set(COLUMNS) for series in both.values())
+        assert list(both) == [BEST, ARTICLE] and all(set(series) == set(COLUMNS) for series in both.values())
     assert not len(made[0.0, 64.0, 2.0, CONTEXT][BEST]["seconds"])  # 64 chips of 40 GB do not hold it in FP16
     assert len(made[0.0, 128.0, 2.0, CONTEXT][BEST]["seconds"]) > 5
 
@@ -37,15 +37,15 @@ def test_each_choice_has_both_series(made):
 def test_points_are_what_the_cost_model_says(made):
     for (_, most, width, context), both in made.items():
         for row in plans(both[BEST]):
-            layout = {name: row[name] for name in SEARCHED if name != "sequences"}
+            layout = {name: row[name] for name in SEARCHED if name != "batch"}
             plan = Serving(weight_bytes=width, data=row["expert"], **layout)
             with jax.enable_x64(True):
-                step = decode(model(), plan, machine(KEY), overheads(KEY), batch=row["sequences"], context=context)
-                held = memory(model(), plan, batch=row["sequences"], context=context).total
+                step = decode(model(), plan, machine(KEY), overheads(KEY), batch=row["batch"], context=context)
+                held = memory(model(), plan, batch=row["batch"], context=context).total
             assert row["seconds"] == pytest.approx(float(step.seconds), rel=1e-9)
             assert row["chip_seconds"] == pytest.approx(float(plan.chips / step.tokens_per_second), rel=1e-9)
             assert row["memory"] == pytest.approx(float(held), rel=1e-9) and plan.chips <= most
-            assert problems(model(), plan, machine(KEY), batch=row["sequences"], context=context) == []
+            assert problems(model(), plan, machine(KEY), batch=row["batch"], context=context) == []
 
 
 def test_no_point_of_a_frontier_beats_another(made):
@@ -62,12 +62,12 @@ def test_more_chips_never_make_the_frontier_worse(made):
             assert len(allowed) and allowed.min() <= cost * (1 + 1e-9)
 
 
-def test_the_layout_as_told_grows_in_its_batch_until_memory_ends():
-    columns = told(KEY, 2.0, CONTEXT)
+def test_the_layout_of_the_article_grows_in_its_batch_until_memory_ends():
+    columns = layout_of_the_article(KEY, 2.0, CONTEXT)
     rows = list(plans(columns))
     assert {(row["tensor"], row["pipeline"]) for row in rows} == {(8.0, 16.0)}
-    assert np.all(np.diff(columns["sequences"]) > 0) and np.all(np.diff(columns["chip_seconds"]) < 0)
-    twice = memory(model(), SERVING, batch=2 * rows[-1]["sequences"], context=CONTEXT).total
+    assert np.all(np.diff(columns["batch"]) > 0) and np.all(np.diff(columns["chip_seconds"]) < 0)
+    twice = memory(model(), SERVING, batch=2 * rows[-1]["batch"], context=CONTEXT).total
     assert rows[-1]["memory"] <= 40e9 < float(twice)
 
 
@@ -77,4 +77,4 @@ def test_what_a_point_stands_for():
     assert (stands["ms"], stands["per_user"], stands["per_chip"]) == pytest.approx((50, 20, 5))
     assert stands["dollars"] == pytest.approx(1e6 * 0.2 / 3600 * 1.8)
     assert (stands["chips"], stands["users"], stands["by_sequence"]) == (64, 256, True)
-    assert (stands["rows"], stands["gathered"], stands["head"]) == (4, False, True)
+    assert (stands["rows"], stands["gathered"], stands["first_stage_share"]) == (4, False, True)

@@ -35,7 +35,7 @@ def test_steps_that_a_check_compares_have_room(key, monkeypatch):
 
 
 def test_experts_over_all_nodes_would_fit_in_int8_alone():
-    whole = article.SERVING.replace(pipeline=1.0, head=1.0, micro_batches=1.0, data=16.0, expert=16.0)
+    whole = article.SERVING.replace(pipeline=1.0, first_stage_share=1.0, micro_batches=1.0, data=16.0, expert=16.0)
     for width, fits in ((2.0, False), (1.0, True)):
         plan = whole.replace(weight_bytes=width)
         assert (problems(article.model(), plan, article.machine(), batch=128.0, context=article.CONTEXT) == []) is fits

@@ -165,10 +165,10 @@ def test_gains_are_made_of_what_was_timed(monkeypatch):
     assert speculation.acceptance_rate("dense") == pytest.approx(4 / 6)
     for length, batch in [(1, 1), (8, 16), (4, 64)]:
         made = speculation.gain("dense", length, batch)
-        assert made.tokens == 3 and made.draft_cost == pytest.approx(0.5) and made.block_cost == pytest.approx(2)
+        assert made.tokens == 3 and made.draft_cost == pytest.approx(0.5) and made.verify_cost == pytest.approx(2)
         assert made.speed_up == pytest.approx(3 * 0.5 / (1 + 0.25 * length))
         # The account closes: the formula with what was measured is what was measured.
-        assert made.tokens / (length * made.draft_cost + made.block_cost) == pytest.approx(made.speed_up)
+        assert made.tokens / (length * made.draft_cost + made.verify_cost) == pytest.approx(made.speed_up)
 
 
 def test_programs_step_and_draft_as_they_are_told(monkeypatch):

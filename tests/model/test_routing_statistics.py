@@ -61,7 +61,7 @@ def test_even_sequences_are_less_alike_than_chance():
 @given(st.integers(0, 2**32 - 1), st.floats(0.2, 3))
 @settings(max_examples=20)
 def test_the_spread_over_sequences_is_what_it_says(seed, taste):
-    """var = m p (1 - p) (1 + (m - 1) rho), as `cost.routing.expert_load` has it, over experts that each have their own p."""
+    """var = m p (1 - p) (1 + (m - 1) rho), as `expert_load` has it, over experts that each have their own p."""
     weights = np.exp(taste * np.random.default_rng(seed).standard_normal((60, 6)))
     choices = chosen(weights, 60, 40, 1, seed)
     rho, counts = float(routing_correlation(choices, 6)[0]), np.asarray(visits_per_sequence(choices, 6)[0])

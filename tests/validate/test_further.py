@@ -70,7 +70,7 @@ def test_hours_follow_from_tokens_and_their_rate():
             seconds = run.tokens_trained / float(run.predict().tokens_per_second)
             assert row.predicted == pytest.approx(seconds * chips / 3600, rel=1e-12)
             # The same as steps times seconds a step.
-            steps = run.tokens_trained / (run.sequences * run.sequence)
+            steps = run.tokens_trained / (run.batch * run.sequence_length)
             assert row.predicted == pytest.approx(steps * float(run.predict().seconds) * chips / 3600, rel=1e-12)
 
 
@@ -94,16 +94,15 @@ def test_utilisation_is_a_share():
 
 def test_the_plain_plan_is_plain_and_the_fastest_of_its_kind():
     row = next(row for row in hours.published_hours() if row.name == "LLaMA 65B")
-    asked = (row.model, row.cluster, row.sequences, row.sequence, row.chip)
-    plan = hours.plain_plan(*asked)
+    plan = hours.plain_plan(row.model, row.cluster, batch=row.batch, sequence_length=row.sequence_length, key=row.chip)
     assert float(plan.tensor) <= 8 and float(plan.chips) == 2048
-    assert float(plan.micro_batches(row.sequences)) % 1 == 0 and float(plan.overlap) == 0
+    assert float(plan.micro_batches(row.batch)) % 1 == 0 and float(plan.overlap) == 0
     best = float(row.predict().seconds)
     for change in ({"zero": 3.0}, {"chunks": 1.0}, {"recompute": 2.0}):
         slower = dataclasses.replace(row, plan=plan.replace(**change))
         assert float(slower.predict().seconds) >= best
     with pytest.raises(ValueError, match="without a rest"):
-        hours.plain_plan(row.model, row.cluster, 2047.0, 2048.0, row.chip)
+        hours.plain_plan(row.model, row.cluster, batch=2047.0, sequence_length=2048.0, key=row.chip)
 
 
 def test_a_run_with_hours_is_a_training_with_its_own_plan():

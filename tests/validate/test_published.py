@@ -18,8 +18,8 @@ architecture = { layers = 32, d_model = 4096, heads = 32, vocabulary = 32000 }
 chip = "a100_sxm_80gb"
 chips = 64
 plan = { tensor = 4, pipeline = 2, micro_batch = 2, recompute = "selective" }
-sequences = 256
-sequence = 2048
+batch = 256
+sequence_length = 2048
 published = { mfu = 0.45 }
 """
 
@@ -83,8 +83,8 @@ def read_text(tmp_path, text):
     "old, new, reason",
     [
         ("chips = 64", "chipz = 64", "run.chipz is not a field; nearest: chip"),
-        ("sequence = 2048\n", "", "sequence missing; a run needs"),
-        ("sequences = 256", "sequences = -1", "run.sequences is -1; allowed: a whole number above 0"),
+        ("sequence_length = 2048\n", "", "sequence_length missing; a run needs"),
+        ("batch = 256", "batch = -1", "run.batch is -1; allowed: a whole number above 0"),
         ('"a100_sxm_80gb"', '"a100_sxm_80g"', "nearest: a100_sxm_80gb"),
         ("{ layers = 32, d_model = 4096, heads = 32, vocabulary = 32000 }", '"gpt5"', "architectures entry 'gpt5'"),
         ("heads = 32, ", "", "architecture.heads missing"),
@@ -101,7 +101,7 @@ def read_text(tmp_path, text):
         ("{ mfu = 0.45 }", "{}", "run.published is {}; allowed: one or more of seconds"),
         ("mfu = 0.45", "mfu = 0", "published.mfu is 0; allowed: a number above 0"),
         ("mfu = 0.45", "mfo = 0.45", "published.mfo is not a field; nearest: mfu"),
-        ("sequences = 256", "sequences = 8", "run.sequences is 8; allowed: a multiple of data x micro_batch (8 x 2)"),
+        ("batch = 256", "batch = 8", "run.batch is 8; allowed: a multiple of data x micro_batch (8 x 2)"),
         ("mfu = 0.45", "mfu = 45", "published.mfu is 45; allowed: 0.00"),
         ('chip = "a100_sxm_80gb"', 'chip = "iphone_14"', "has no link to other chips"),
     ],

@@ -23,8 +23,8 @@ GOOD = {
     "chip": "a100_sxm_80gb",
     "chips": 64,
     "plan": {"tensor": 4, "pipeline": 2, "micro_batch": 2, "recompute": "selective"},
-    "sequences": 256,
-    "sequence": 2048,
+    "batch": 256,
+    "sequence_length": 2048,
     "published": {"mfu": 0.45},
 }
 
@@ -44,7 +44,7 @@ BAD = [
     (("chips",), [64], "run.chips is [64]"),
     (("chips",), 10**400, "run.chips is 1000"),
     (("node",), 2.5, "run.node is 2.5; allowed: a whole number above 0"),
-    (("sequence",), 2048.5, "run.sequence is 2048.5; allowed: a whole number above 0"),
+    (("sequence_length",), 2048.5, "run.sequence_length is 2048.5; allowed: a whole number above 0"),
     (("fitted",), "false", "run.fitted is 'false'; allowed: true, false"),
     (("fitted",), 1, "run.fitted is 1; allowed: true, false"),
     (("name",), 7, "run.name is 7; allowed: text"),
@@ -60,9 +60,9 @@ BAD = [
     (("plan", "recompute"), ["full"], "plan.recompute is ['full']"),
     (("plan", "sequence_parallel"), "true", "Plan.sequence_parallel is 'true'"),
     (("plan", "overlap"), math.nan, "Plan.overlap is nan"),
-    (("sequence",), math.nan, "run.sequence is nan"),
-    (("sequences",), math.inf, "run.sequences is inf"),
-    (("seqence",), 2048, "run.seqence is not a field; nearest: sequence"),
+    (("sequence_length",), math.nan, "run.sequence_length is nan"),
+    (("batch",), math.inf, "run.batch is inf"),
+    (("seqence",), 2048, "run.seqence is not a field; nearest: sequence_length"),
     (("efficiency",), {"matmul": 0.9}, "run.efficiency is not a field"),  # no constant per run
     (("chip",), "h100", "nearest: h100_sxm"),
     (("chip",), "zzz", "chips entry 'zzz'; nearest: "),
@@ -84,8 +84,8 @@ BAD = [
     (("plan",), {"pipeline": 64}, "the plan cannot be run: 64 stages leave some without any of 32 layers"),
     (("plan",), {"tensor": 64}, "the plan cannot be run: 32 heads do not split 64 ways"),
     (("plan", "chunks"), 17, "17 chunks do not divide the layers of a stage (32 on 2 stages)"),
-    (("plan", "micro_batch"), 64, "run.sequences is 256; allowed: a multiple of data x micro_batch (8 x 64)"),
-    (("sequences",), 100, "run.sequences is 100; allowed: a multiple of data x micro_batch (8 x 2)"),
+    (("plan", "micro_batch"), 64, "run.batch is 256; allowed: a multiple of data x micro_batch (8 x 64)"),
+    (("batch",), 100, "run.batch is 100; allowed: a multiple of data x micro_batch (8 x 2)"),
     (("plan", "zero_ways"), 64, "ZeRO splits over 64 replicas; there are 8"),
     (("architecture", "d_ff"), 16385, "d_ff of 16385 does not split 4 ways"),
     (("plan",), {"tensor": 4, "chunks": 4}, "4 chunks need more than one stage"),
@@ -96,7 +96,11 @@ BAD = [
     (("plan", "overlap"), 1.5, "Plan.overlap is 1.5; allowed: a number at least 0 and at most 1"),
     (("plan", "expert"), 3, "Plan.expert is 3; allowed: a divisor of data"),
     (("plan", "tensor"), 8.5, "plan.tensor is 8.5; allowed: a whole number above 0"),
-    (("architecture", "learned_positions"), 1024, "run.sequence is 2048; allowed: at most learned_positions (1024)"),
+    (
+        ("architecture", "learned_positions"),
+        1024,
+        "run.sequence_length is 2048; allowed: at most learned_positions (1024)",
+    ),
     (("network",), 1e20, "run.network is 1e+20; allowed: at most the chip's memory bandwidth"),
     (("node",), 48, "run.chips is 64; allowed: a multiple of the node's chips (48)"),
     (("network",), -1, "run.network is -1; allowed: a number above 0"),
@@ -309,7 +313,7 @@ def test_publishing_the_prediction_is_no_error(place, ways, recompute, chip, m):
     """Every measure, written to a file in full precision and read back."""
     plan = {"tensor": ways[0], "pipeline": ways[1], "recompute": recompute, "zero": 1}
     small = {**GOOD["architecture"], "layers": 8}
-    row = {**GOOD, "architecture": small, "chip": chip, "plan": plan, "sequences": 64 * m}
+    row = {**GOOD, "architecture": small, "chip": chip, "plan": plan, "batch": 64 * m}
     (run,), _ = read(write(place, row))
     run = dataclasses.replace(run, published=dict.fromkeys(MEASURES, 1.0), tokens_trained=1e12)
     predicted = {made.measure: made.predicted for made in compare([run])}

@@ -21,7 +21,7 @@ GOOD = {
     "chip": "a100_sxm_80gb",
     "chips": 16,
     "plan": {"tensor": 8},
-    "sequences": 8,
+    "batch": 8,
     "prompt": 512,
     "answer": 128,
     "published": {"seconds": 3.0},
@@ -102,7 +102,7 @@ def test_the_model_says_what_a_good_program_reaches():
 def test_the_prediction_is_that_of_a_request():
     run = next(run for run in LATER if run.name.startswith("FasterTransformer, GPT 175B, 8 A100, 16 x 512"))
     made = request(
-        run.model, run.plan, run.cluster, run.constants, batch=run.sequences, prompt=run.prompt, answer=run.answer
+        run.model, run.plan, run.cluster, run.constants, batch=run.batch, prompt=run.prompt, answer=run.answer
     )
     (row,) = compare([run])
     assert row.predicted == pytest.approx(float(made.seconds), rel=1e-6)
@@ -115,7 +115,7 @@ def test_the_prediction_is_that_of_a_request():
 def test_a_row_of_one_s_own_is_read_beside_rows_of_training(tmp_path, capsys):
     training = {
         "name": "trained", "architecture": "llama2_7b", "chip": "a100_sxm_80gb", "chips": 64, "plan": {"tensor": 4},
-        "sequences": 256, "sequence": 2048, "published": {"mfu": 0.45},
+        "batch": 256, "sequence_length": 2048, "published": {"mfu": 0.45},
     }  # fmt: skip
     path = write(tmp_path / "mine.toml", GOOD, training)
     (mine, other), refused = read(path)
@@ -141,7 +141,7 @@ def test_a_prompt_may_follow_what_is_cached(tmp_path):
         (("prompts",), 5, "run.prompts is not a field; nearest: prompt"),
         (("chips",), ..., "chips missing; a run needs name"),
         (("answer",), 0, "run.answer is 0; allowed: a whole number above 0"),
-        (("sequences",), 1.5, "run.sequences is 1.5; allowed: a whole number above 0"),
+        (("batch",), 1.5, "run.batch is 1.5; allowed: a whole number above 0"),
         (("architecture",), "llama9", "architectures entry 'llama9'; nearest"),
         (("chip",), "iphone_14", "has no link"),
         (("chip",), 5, "run.chip is 5; allowed: a name of the catalogue"),
@@ -149,7 +149,7 @@ def test_a_prompt_may_follow_what_is_cached(tmp_path):
         (("plan", "tensor"), 5, "run.chips is 16; allowed: a multiple of tensor x pipeline (5)"),
         (("plan", "tensor"), [1], "plan.tensor is [1]; allowed: a single value"),
         (("plan", "weight_bytes"), -1, "Serving.weight_bytes is -1; allowed"),
-        (("sequences",), 7, "run.sequences is 7; allowed: a multiple of data (2)"),
+        (("batch",), 7, "run.batch is 7; allowed: a multiple of data (2)"),
         (("plan", "micro_batches"), 8, "the plan cannot be run: 4 sequences are fewer than 8 micro-batches"),
         (("architecture",), "mtnlg_530b", "the plan needs 1.3"),
         (("fitted",), ["speed"], "run.fitted is ['speed']; allowed: a list of hop, network_hop, kernel"),
@@ -170,7 +170,7 @@ def test_a_bad_row_is_refused_with_the_reason_and_the_others_go_on(tmp_path, pat
 
 def test_lengths_must_suit_what_was_published(tmp_path):
     only_prompt = {key: value for key, value in GOOD.items() if key != "answer"}
-    for published, length in (("per_token", "answer"), ("tokens_per_second", "answer")):
+    for published, length in (("time_per_output_token", "answer"), ("tokens_per_second", "answer")):
         row = {**only_prompt, "published": {published: 0.1}}
         _, (refused,) = read(write(tmp_path / "mine.toml", row))
         assert f"published.{published} needs run.{length}" in refused.reason

@@ -16,7 +16,7 @@ class Case(NamedTuple):
     model: Architecture
     plan: Any  # a Plan or a Serving, as the rules that it is held against
     cluster: Cluster
-    sequences: Scalar
+    batch: Scalar
 
 
 Rules = tuple[tuple[Callable[[Case], Scalar], str], ...]  # what must hold, and what to say where it does not

@@ -239,7 +239,7 @@ class Gain(NamedTuple):
 
     tokens: float  # of a speculation step
     draft_cost: float  # a step of the draft, in plain steps
-    block_cost: float  # the target's pass over the draft and one more, in plain steps
+    verify_cost: float  # the target's pass over the draft and one more, in plain steps
     speed_up: float  # measured
 
 
@@ -311,12 +311,12 @@ def machine() -> Machine:
     """By two passes of the dense target: its plain step for one, and its largest."""
     found, model, batch = all_passes()["dense"], target("dense"), max(BATCHES)
     one, step = (median_seconds(found[f"plain {n}"]) for n in (1, batch))
-    most = gain("dense", FOUR, batch).block_cost * step
+    most = gain("dense", FOUR, batch).verify_cost * step
     token = (most - one) / (batch * (FOUR + 1) - 1)  # seconds of arithmetic
     return Machine(model.read(1.0) / (one - token), model.flop() / token)
 
 
-def predicted_block_cost(name: str, length: int, batch: int) -> float:
+def predicted_verify_cost(name: str, length: int, batch: int) -> float:
     """Time of a block over that of a plain step, by the machine of two numbers."""
     here = machine()
     return here.pass_of(name, batch, length + 1) / here.pass_of(name, batch, 1)

@@ -21,7 +21,7 @@ class Serving:
     tensor: Scalar = number("ways", low=1, whole=True, default=1.0, doc="t, a layer's matrices are split")
     rows: Scalar = number("ways", low=1, whole=True, default=1.0, doc="X, of these that split d_model; 1 is Megatron")
     pipeline: Scalar = number("stages", low=1, whole=True, default=1.0, doc="p, layers are split")
-    head: Scalar = number(
+    first_stage_share: Scalar = number(
         "1", high=1, default=1.0, doc="layers of the first stage as a share of the others'; below 1 it has both tables"
     )
     data: Scalar = number("replicas", low=1, whole=True, default=1.0, doc="d, sequences are split")
@@ -59,22 +59,26 @@ class Serving:
         return self.tensor / self.rows
 
     @property
-    def has_head(self) -> Scalar:
+    def has_small_first_stage(self) -> Scalar:
         """1 where the first stage is a head stage: it has fewer layers than the others, and both tables."""
-        return (self.pipeline > 1) * (self.head < 1) * 1.0
+        return (self.pipeline > 1) * (self.first_stage_share < 1) * 1.0
 
-    def head_layers(self, architecture: Architecture) -> Scalar:
+    def first_stage_layers(self, architecture: Architecture) -> Scalar:
         """Layers of the first of several stages: its share of them, rounded down."""
-        shares = jnp.maximum(self.pipeline - 1 + self.head, 1.0)
-        return (self.pipeline > 1) * jnp.floor(architecture.layers * self.head / shares)
+        shares = jnp.maximum(self.pipeline - 1 + self.first_stage_share, 1.0)
+        return (self.pipeline > 1) * jnp.floor(architecture.layers * self.first_stage_share / shares)
 
     def stage_layers(self, architecture: Architecture) -> Scalar:
         """Layers of the fullest stage: what the first leaves, split as evenly as whole layers allow."""
-        return jnp.ceil((architecture.layers - self.head_layers(architecture)) / jnp.maximum(self.pipeline - 1, 1.0))
+        return jnp.ceil(
+            (architecture.layers - self.first_stage_layers(architecture)) / jnp.maximum(self.pipeline - 1, 1.0)
+        )
 
     def last_layers(self, architecture: Architecture) -> Scalar:
         """Layers of the last stage, which has the logits to do as well: the fewest that an even split gives."""
-        return jnp.floor((architecture.layers - self.head_layers(architecture)) / jnp.maximum(self.pipeline - 1, 1.0))
+        return jnp.floor(
+            (architecture.layers - self.first_stage_layers(architecture)) / jnp.maximum(self.pipeline - 1, 1.0)
+        )
 
     def sequence_ways(self, sequences: Scalar) -> Scalar:
         """Ways in which so many sequences can be split: t, or as many as they are."""

@@ -198,7 +198,7 @@ def _sent(case: Case, moved: Counter[tuple[str, tuple[str, ...]]]) -> Iterable[R
          "every tensor way sends whole tokens, and empty places are sent too"),
         ("stages", [("collective-permute", ("pipeline",))],
          "every tensor way sends whole tokens, and both ways at every tick"),
-        ("replicas", exchange,
+        ("gradient_reduction", exchange,
          "copied arrays and tables are exchanged by each device that holds them; routers' losses come on top"),
     )  # fmt: skip
     for name, keys, why in about:

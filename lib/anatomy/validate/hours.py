@@ -20,17 +20,17 @@ from anatomy.validate.published import Run, architecture_of, cluster_of, plan_of
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A model's training as it was published; a step's `sequences` and the `cluster` are None where they were not."""
+    """A model's training as it was published; a step's `batch` and the `cluster` are None where they were not."""
 
     name: str
     source: str
     model: Architecture
     chip: str
     peak: float  # FLOP/s of a chip, in 16 bits
-    sequence: float
+    sequence_length: float
     tokens: float
     hours: float
-    sequences: float | None = None
+    batch: float | None = None
     cluster: Cluster | None = None
     plan: Plan | None = None
     fused_attention: bool = True
@@ -52,25 +52,36 @@ class Training:
     @property
     def by_flop(self) -> float:
         """Utilisation that the hours imply with every FLOP of the model counted, attention included."""
-        flop = self.tokens * float(self.model.flop_per_token(self.sequence, backward=True).total)
+        flop = self.tokens * float(self.model.flop_per_token(self.sequence_length, backward=True).total)
         return flop / (self.chip_seconds * self.peak)
 
     def predict(self) -> Step | None:
         """A step on the published plan, or else on the fastest plain one; None where chips or batch are unknown."""
-        if self.cluster is None or self.sequences is None:
+        if self.cluster is None or self.batch is None:
             return None
         share = efficiency(self.chip)
         with jax.enable_x64(True):
             plan = self.plan or plain_plan(
-                self.model, self.cluster, self.sequences, self.sequence, self.chip, self.fused_attention
+                self.model,
+                self.cluster,
+                batch=self.batch,
+                sequence_length=self.sequence_length,
+                key=self.chip,
+                fused_attention=self.fused_attention,
             )
             return training_step(
-                self.model, plan, self.cluster, batch=self.sequences, sequence_length=self.sequence, efficiency=share
+                self.model, plan, self.cluster, batch=self.batch, sequence_length=self.sequence_length, efficiency=share
             )
 
 
 def plain_plan(
-    model: Architecture, cluster: Cluster, sequences: float, sequence: float, key: str, fused_attention: bool = True
+    model: Architecture,
+    cluster: Cluster,
+    *,
+    batch: float,
+    sequence_length: float,
+    key: str,
+    fused_attention: bool = True,
 ) -> Plan:
     """The fastest legal plan that fits and is plain.
 
@@ -79,23 +90,29 @@ def plain_plan(
     Args:
         model: what is trained.
         cluster: on what.
-        sequences: of a step.
-        sequence: tokens of one.
+        batch: sequences of a step.
+        sequence_length: tokens of one.
         key: of the chip in the catalogue; its generation gives the constants.
         fused_attention: whether scores stay on the chip.
 
     Raises:
         ValueError: there is none.
     """
-    plans = every_plan(model, cluster, batch=sequences, tensor_most=int(cluster.node.chips))
-    whole = np.mod(sequences, plans["data"] * plans["micro_batch"]) == 0
+    plans = every_plan(model, cluster, batch=batch, tensor_most=int(cluster.node.chips))
+    whole = np.mod(batch, plans["data"] * plans["micro_batch"]) == 0
     busy = plans["tensor"] * plans["pipeline"] * plans["data"] == cluster.chips
     like = Plan(fused_attention=float(fused_attention))
     chosen = {name: column[whole & busy] for name, column in plans.items()}
     if not len(chosen["data"]):
-        raise ValueError(f"no plan lays {sequences:g} sequences over {cluster.chips:g} chips without a rest")
+        raise ValueError(f"no plan lays {batch:g} sequences over {cluster.chips:g} chips without a rest")
     found = search(
-        model, cluster, batch=sequences, sequence_length=sequence, efficiency=efficiency(key), like=like, plans=chosen
+        model,
+        cluster,
+        batch=batch,
+        sequence_length=sequence_length,
+        efficiency=efficiency(key),
+        like=like,
+        plans=chosen,
     )
     return found.plan(found.best(), like)
 
@@ -114,10 +131,10 @@ def of_run(run: Run) -> Training:
         model=run.model,
         chip=run.chip,
         peak=float(run.cluster.node.chip.flops_16bit),
-        sequence=run.sequence,
+        sequence_length=run.sequence_length,
         tokens=run.tokens_trained,
         hours=run.published["gpu_hours"],
-        sequences=run.sequences,
+        batch=run.batch,
         cluster=run.cluster,
         plan=run.plan,
         note=run.note,
@@ -126,7 +143,7 @@ def of_run(run: Run) -> Training:
 
 def _training(row: dict) -> Training:
     """One row of the file."""
-    model = architecture_of(row["architecture"], row["sequence"])
+    model = architecture_of(row["architecture"], row["sequence_length"])
     one = cluster_of(row | {"node": 1}, 1.0)
     return Training(
         name=row["name"],
@@ -134,10 +151,10 @@ def _training(row: dict) -> Training:
         model=model,
         chip=row["chip"],
         peak=float(one.node.chip.flops_16bit),
-        sequence=float(row["sequence"]),
+        sequence_length=float(row["sequence_length"]),
         tokens=float(row["tokens"]),
         hours=float(row["gpu_hours"]),
-        sequences=float(row["sequences"]) if "sequences" in row else None,
+        batch=float(row["batch"]) if "batch" in row else None,
         cluster=cluster_of(row, float(row["chips"])) if "chips" in row else None,
         plan=plan_of(row["plan"], float(row["chips"])) if "plan" in row else None,
         fused_attention=row.get("fused_attention", True),

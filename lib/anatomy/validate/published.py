@@ -18,7 +18,7 @@ from anatomy.cost.training.step import Step, hardware_flop, training_step
 from anatomy.specs import Architecture, Attention, Cluster, Link, Node, Plan, Recompute, architecture, catalogue
 from anatomy.specs.catalogue import chip
 
-NEEDED = ("name", "architecture", "chip", "chips", "plan", "sequences", "sequence", "published")
+NEEDED = ("name", "architecture", "chip", "chips", "plan", "batch", "sequence_length", "published")
 KEYS = {*NEEDED, "source", "fitted", "node", "network", "note"}
 NEEDED_OF_A_CHIP = {
     "link_bandwidth": "link to other chips",
@@ -45,8 +45,8 @@ class Run:
     cluster: Cluster
     chip: str  # its name in the catalogue
     generation: str  # whose constants are used
-    sequences: float
-    sequence: float
+    batch: float
+    sequence_length: float
     published: dict[str, float]
     tokens_trained: float = 0.0  # of the whole run, where its hours were published
     note: str = ""
@@ -69,8 +69,8 @@ class Run:
                 self.model,
                 self.plan,
                 self.cluster,
-                batch=self.sequences,
-                sequence_length=self.sequence,
+                batch=self.batch,
+                sequence_length=self.sequence_length,
                 efficiency=constants,
             )
 
@@ -82,7 +82,7 @@ class Run:
     @property
     def least_flop(self) -> float:
         """FLOP of a token that the plan cannot avoid: what it computes again counts, what kernels skip does not."""
-        length = (self.sequence + 1) / 2 if self.plan.fused_attention else self.sequence
+        length = (self.sequence_length + 1) / 2 if self.plan.fused_attention else self.sequence_length
         return float(hardware_flop(self.model, self.plan, batch=1.0, sequence_length=length)) / length
 
 
@@ -140,20 +140,22 @@ def run_of(row: dict[str, Any]) -> Run:
     if missing := [key for key in NEEDED if key not in row]:
         raise ValueError(f"{', '.join(missing)} missing; a run needs {', '.join(NEEDED)}")
     fitted = yes_or_no("fitted", row.get("fitted", False))
-    sequence, sequences, chips = (above("run", key, row[key], whole=True) for key in ("sequence", "sequences", "chips"))
-    model = architecture_of(row["architecture"], sequence)
-    if 0 < model.learned_positions < sequence:
+    sequence_length, batch, chips = (
+        above("run", key, row[key], whole=True) for key in ("sequence_length", "batch", "chips")
+    )
+    model = architecture_of(row["architecture"], sequence_length)
+    if 0 < model.learned_positions < sequence_length:
         raise ValueError(
-            f"run.sequence is {sequence:g}; allowed: at most learned_positions ({model.learned_positions:g})"
+            f"run.sequence_length is {sequence_length:g}; allowed: at most learned_positions "
+            f"({model.learned_positions:g})"
         )
     plan = plan_of(row["plan"], chips)
     cluster = cluster_of(row, chips)
-    if float(plan.micro_batches(sequences)) % 1:
+    if float(plan.micro_batches(batch)) % 1:
         raise ValueError(
-            f"run.sequences is {sequences:g}; allowed: a multiple of data x micro_batch "
-            f"({plan.data:g} x {plan.micro_batch:g})"
+            f"run.batch is {batch:g}; allowed: a multiple of data x micro_batch ({plan.data:g} x {plan.micro_batch:g})"
         )
-    if problems := legality.problems(model, plan, cluster, batch=sequences):
+    if problems := legality.problems(model, plan, cluster, batch=batch):
         raise ValueError(f"the plan cannot be run: {'; '.join(problems)}")
     published, tokens_trained = published_of(row["published"])
     run = Run(
@@ -165,8 +167,8 @@ def run_of(row: dict[str, Any]) -> Run:
         cluster=cluster,
         chip=row["chip"],
         generation=generation_of(row["chip"]),
-        sequences=sequences,
-        sequence=sequence,
+        batch=batch,
+        sequence_length=sequence_length,
         published=published,
         tokens_trained=tokens_trained,
         note=words("note", row.get("note", "")),
@@ -189,7 +191,7 @@ def check_possible(run: Run) -> None:
             f"the plan needs {made.memory.total:.3g} bytes a chip by the memory model; allowed: at most "
             f"{MEMORY_MARGIN} times the chip's {capacity:.3g}"
         )
-    fastest = run.sequences * run.sequence * run.least_flop / run.peak  # seconds
+    fastest = run.batch * run.sequence_length * run.least_flop / run.peak  # seconds
     implied = {}  # seconds of a step, by measure
     for key, value in run.published.items():
         measure = MEASURES[key]
@@ -293,7 +295,7 @@ def single(owner: str, row: dict[str, Any]) -> None:
             raise ValueError(f"{owner}.{key} is {shown(value)}; allowed: a single value")
 
 
-def architecture_of(value: Any, sequence: float) -> Architecture:
+def architecture_of(value: Any, sequence_length: float) -> Architecture:
     """An architecture by its name in the catalogue, or by its numbers."""
     if isinstance(value, str):
         return architecture(value)
@@ -308,7 +310,7 @@ def architecture_of(value: Any, sequence: float) -> Architecture:
     numbers = {key: above("architecture", key, given[key], whole=True) for key in sorted(counted)}
     width = {"kv_heads": given["heads"], "head_dim": numbers["d_model"] / numbers["heads"]}
     attention = Attention(**{"heads": given["heads"]} | width | {k: v for k, v in given.items() if k in inner})
-    usual = {"d_ff": 4 * numbers["d_model"], "tied_embeddings": True, "context": sequence}
+    usual = {"d_ff": 4 * numbers["d_model"], "tied_embeddings": True, "context": sequence_length}
     return Architecture(attention=attention, **usual | {k: v for k, v in given.items() if k in outer})
 
 

@@ -35,7 +35,7 @@ from anatomy.validate.published import (
 )
 
 LENGTHS = {"prompt", "cached", "answer"}  # tokens of a sequence; what makes a row one of serving
-NEEDED = ("name", "architecture", "chip", "chips", "plan", "sequences", "published")
+NEEDED = ("name", "architecture", "chip", "chips", "plan", "batch", "published")
 SHARES = {"matmul", "memory", "link", "network", "overlap"}
 KEYS = {*NEEDED, *LENGTHS, "source", "fitted", "node", "link", "network", "weak", "note"}
 
@@ -83,7 +83,7 @@ class Served:
     cluster: Cluster
     chip: str  # its name in the catalogue
     generation: str  # whose constants are used
-    sequences: float  # over all replicas
+    batch: float  # over all replicas
     prompt: float  # tokens that are read
     cached: float  # tokens that are in the cache before
     answer: float  # tokens that are written
@@ -115,7 +115,7 @@ class Served:
         """The cost model's passes, in double precision; with other constants, if given."""
         with jax.enable_x64(True):
             asked = self.model, self.plan, self.cluster, constants or self.constants
-            batch = self.sequences / self.plan.data
+            batch = self.batch / self.plan.data
             read = step = None
             if self.prompt and self.cached:
                 read = decode(*asked, batch=batch, context=self.cached, tokens=self.prompt)
@@ -133,16 +133,17 @@ class Served:
 
 MEASURES = {
     "seconds": Measure("s", lambda made, run: made.seconds, -1),
-    "first_token": Measure("s", lambda made, run: float(made.read.seconds), -1),
-    "per_token": Measure("s", lambda made, run: float(made.step.seconds), -1),
+    "time_to_first_token": Measure("s", lambda made, run: float(made.read.seconds), -1),
+    "time_per_output_token": Measure("s", lambda made, run: float(made.step.seconds), -1),
     "tokens_per_user": Measure("tokens/s", lambda made, run: 1 / float(made.step.seconds), 1),
-    "tokens_per_second": Measure("tokens/s", lambda made, run: run.sequences * run.answer / made.seconds, 1),
+    "tokens_per_second": Measure("tokens/s", lambda made, run: run.batch * run.answer / made.seconds, 1),
     "tokens_per_chip": Measure(
-        "tokens/s", lambda made, run: run.sequences * run.answer / made.seconds / float(run.cluster.chips), 1
+        "tokens/s", lambda made, run: run.batch * run.answer / made.seconds / float(run.cluster.chips), 1
     ),
     "mfu": Measure("", lambda made, run: made.mfu, 1),
 }
-OF_A_PART = {"first_token": "prompt", "per_token": "answer", "tokens_per_user": "answer"}  # and what the row needs
+# What of a request a figure is about, which its row must give.
+OF_A_PART = {"time_to_first_token": "prompt", "time_per_output_token": "answer", "tokens_per_user": "answer"}
 
 
 def run_of(row: dict[str, Any]) -> Served:
@@ -154,7 +155,7 @@ def run_of(row: dict[str, Any]) -> Served:
     known("run", row, KEYS)
     if missing := [key for key in NEEDED if key not in row]:
         raise ValueError(f"{', '.join(missing)} missing; a run needs {', '.join(NEEDED)}, and a prompt or an answer")
-    sequences, chips = (above("run", key, row[key], whole=True) for key in ("sequences", "chips"))
+    batch, chips = (above("run", key, row[key], whole=True) for key in ("batch", "chips"))
     lengths = {key: above("run", key, row[key], whole=True) if key in row else 0.0 for key in sorted(LENGTHS)}
     if not lengths["prompt"] and not lengths["answer"]:
         raise ValueError("prompt and answer missing; a run needs one of them")
@@ -165,9 +166,9 @@ def run_of(row: dict[str, Any]) -> Served:
             f"({model.learned_positions:g})"
         )
     plan, cluster = plan_of(row["plan"], chips), chips_of(row, chips)
-    if sequences % float(plan.data):
-        raise ValueError(f"run.sequences is {sequences:g}; allowed: a multiple of data ({plan.data:g}), the replicas")
-    if problems := broken(RULES, Case(model, plan, cluster, sequences / float(plan.data))):
+    if batch % float(plan.data):
+        raise ValueError(f"run.batch is {batch:g}; allowed: a multiple of data ({plan.data:g}), the replicas")
+    if problems := broken(RULES, Case(model, plan, cluster, batch / float(plan.data))):
         raise ValueError(f"the plan cannot be run: {'; '.join(problems)}")
     run = Served(
         name=words("name", row["name"]),
@@ -178,7 +179,7 @@ def run_of(row: dict[str, Any]) -> Served:
         cluster=cluster,
         chip=row["chip"],
         generation=generation_of(row["chip"], "serving"),
-        sequences=sequences,
+        batch=batch,
         **lengths,
         published=published_of(row["published"], lengths),
         weak=yes_or_no("weak", row.get("weak", False)),
@@ -243,11 +244,9 @@ def check_possible(run: Served) -> None:
     Raises:
         ValueError: so it is.
     """
-    context, sequences = run.cached + run.prompt + run.answer, run.sequences / float(run.plan.data)
+    context, batch = run.cached + run.prompt + run.answer, run.batch / float(run.plan.data)
     capacity = float(run.cluster.node.chip.memory) * GIB
-    if (
-        needed := float(memory(run.model, run.plan, batch=sequences, context=context).total)
-    ) > MEMORY_MARGIN * capacity:
+    if (needed := float(memory(run.model, run.plan, batch=batch, context=context).total)) > MEMORY_MARGIN * capacity:
         raise ValueError(
             f"the plan needs {needed:.3g} bytes a chip by the memory model; allowed: at most {MEMORY_MARGIN} times the "
             f"chip's {capacity:.3g}"

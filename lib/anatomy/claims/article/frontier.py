@@ -14,9 +14,9 @@ from anatomy.cost.serving.search import SEARCHED, every_plan, search
 from anatomy.cost.serving.steps import decode
 from anatomy.specs import Scalar, Serving, chip, cluster, node
 
-BEST, TOLD = "Best plans", "8 x 16, as told"
+BEST, ARTICLE = "Best plans", "8 x 16, as in the article"
 BATCHES = np.unique(np.round(2 ** np.arange(0, 14.25, 0.5)))  # sequences of a replica, to try
-TOLD_BATCHES = 2.0 ** np.arange(4, 16)
+BATCHES_OF_THE_ARTICLE = 2.0 ** np.arange(4, 16)
 COLUMNS = ("seconds", "chip_seconds", "memory", *SEARCHED)
 Columns = Mapping[str, np.ndarray]
 
@@ -48,23 +48,26 @@ def fronts(
             allowed = (result.plans["weight_bytes"] == width) & (result.chips <= most)
             rows = result._replace(fits=result.fits & allowed).frontier()
             best = {name: column[rows] for name, column in (result._asdict() | result.plans).items() if name in COLUMNS}
-            found[float(index), most, width, context] = {BEST: best, TOLD: told(key, width, context)}
+            found[float(index), most, width, context] = {
+                BEST: best,
+                ARTICLE: layout_of_the_article(key, width, context),
+            }
     return found
 
 
-def told(key: str, weight_bytes: float, context: float) -> Columns:
+def layout_of_the_article(key: str, weight_bytes: float, context: float) -> Columns:
     """The article's layout on its 128 chips of a kind, for batches that fit."""
     plan, there = SERVING.replace(weight_bytes=weight_bytes), machine(key)
 
-    def outcome(sequences: Scalar) -> dict[str, Scalar]:
-        made = decode(model(), plan, there, overheads(key), batch=sequences, context=context)
-        held = memory(model(), plan, batch=sequences, context=context).total
+    def outcome(batch: Scalar) -> dict[str, Scalar]:
+        made = decode(model(), plan, there, overheads(key), batch=batch, context=context)
+        held = memory(model(), plan, batch=batch, context=context).total
         numbers = {"seconds": made.seconds, "chip_seconds": made.chips * made.seconds / made.tokens, "memory": held}
-        return numbers | {name: jnp.asarray(getattr(plan, name), float) for name in SEARCHED if name != "sequences"}
+        return numbers | {name: jnp.asarray(getattr(plan, name), float) for name in SEARCHED if name != "batch"}
 
     with jax.enable_x64(True):
-        columns = {name: np.asarray(column) for name, column in jax.vmap(outcome)(TOLD_BATCHES).items()}
-    columns["sequences"] = TOLD_BATCHES
+        columns = {name: np.asarray(column) for name, column in jax.vmap(outcome)(BATCHES_OF_THE_ARTICLE).items()}
+    columns["batch"] = BATCHES_OF_THE_ARTICLE
     fits = columns["memory"] <= chip(key).memory
     return {name: columns[name][fits] for name in COLUMNS}
 
@@ -77,11 +80,11 @@ def serving_plan(
     rows: Scalar,
     gathered: Scalar,
     pipeline: Scalar,
-    head: Scalar,
+    first_stage_share: Scalar,
     expert: Scalar,
     micro_batches: Scalar,
     cache_by_sequence: Scalar,
-    sequences: Scalar,
+    batch: Scalar,
     price: Scalar,
 ) -> dict[str, Scalar]:
     """What a plan of a front stands for, at so many dollars for an hour of a chip; shares experts over e replicas."""
@@ -95,9 +98,9 @@ def serving_plan(
         "rows": rows,
         "gathered": gathered > 0,
         "pipeline": pipeline,
-        "head": head < 1,
+        "first_stage_share": first_stage_share < 1,
         "expert": expert,
-        "users": sequences * expert,
+        "users": batch * expert,
         "micro_batches": micro_batches,
         "by_sequence": cache_by_sequence > 0,
         "memory": memory,

@@ -8,9 +8,9 @@ from anatomy.specs import Architecture, Cluster, Serving, architecture, chip, cl
 
 CONTEXT = 8192.0
 # The article's layout: fifteen nodes with eight layers each, and a head node without any.
-SERVING = Serving(tensor=8.0, pipeline=16.0, head=0.0, micro_batches=16.0, cache_by_sequence=1.0)
+SERVING = Serving(tensor=8.0, pipeline=16.0, first_stage_share=0.0, micro_batches=16.0, cache_by_sequence=1.0)
 # As many chips with experts over nodes: four stages, each over four nodes with four experts of every layer.
-OVER_NODES = SERVING.replace(pipeline=4.0, head=1.0, micro_batches=4.0, data=4.0, expert=4.0)
+OVER_NODES = SERVING.replace(pipeline=4.0, first_stage_share=1.0, micro_batches=4.0, data=4.0, expert=4.0)
 
 
 def model() -> Architecture:

@@ -50,7 +50,9 @@ def own_libraries(claim: Claim) -> Finding:
 def three(claim: Claim) -> Finding:
     """What a larger batch and more chips do to each of the three."""
     few, many = served(512.0), served(2048.0)
-    wide = served(1024.0, plan=SERVING.replace(data=2.0, expert=2.0, pipeline=8.0, head=1.0, micro_batches=8.0))
+    wide = served(
+        1024.0, plan=SERVING.replace(data=2.0, expert=2.0, pipeline=8.0, first_stage_share=1.0, micro_batches=8.0)
+    )
     moves = [
         float(many.seconds / few.seconds),
         float(many.tokens_per_second / few.tokens_per_second),
@@ -301,7 +303,7 @@ def more_chips(claim: Claim) -> Finding:
     """Two layouts that hold the same model: 128 chips and 256."""
     constants, wide = overheads("a100_sxm_40gb"), cluster(A100, 32)
     small = SERVING
-    large = SERVING.replace(pipeline=2.0, head=1.0, data=16.0, expert=16.0, micro_batches=2.0)
+    large = SERVING.replace(pipeline=2.0, first_stage_share=1.0, data=16.0, expert=16.0, micro_batches=2.0)
     few = served(2048.0)
     many = decode(model(), large, wide, constants, batch=4096.0 / 16, context=CONTEXT)
     rooms = room(model(), small), 16 * room(model(), large)

@@ -15,14 +15,14 @@ BETWEEN_STEPS = 0.1  # of the time of slots, that a clock may see pass between s
 class Steps(NamedTuple):
     """Steps in the order of time, those between which nothing changed taken together; zeros after the last."""
 
-    start: Float[Array, "... kept"]  # s
-    seconds: Float[Array, "... kept"]  # of all that are taken together
-    steps: Float[Array, "... kept"]  # how many
-    making: Float[Array, "... kept"]  # sequences that get a token in each
-    computed: Float[Array, "... kept"]  # these and those that fill a batch
-    prompt: Float[Array, "... kept"]  # tokens of prompts read
-    reading: Float[Array, "... kept"]  # sequences whose prompt is read, in part or whole
-    taken: Float[Array, "... kept"]  # slots
+    start: Float[Array, "... steps"]  # s
+    seconds: Float[Array, "... steps"]  # of all that are taken together
+    steps: Float[Array, "... steps"]  # how many
+    making: Float[Array, "... steps"]  # sequences that get a token in each
+    computed: Float[Array, "... steps"]  # these and those that fill a batch
+    prompt: Float[Array, "... steps"]  # tokens of prompts read
+    reading: Float[Array, "... steps"]  # sequences whose prompt is read, in part or whole
+    taken: Float[Array, "... steps"]  # slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Answers:
         return self.start - self.arrival
 
     @property
-    def to_first(self) -> Float[Array, "... requests"]:
-        """Seconds until the first token: the wait, and reading the prompt."""
+    def time_to_first_token(self) -> Float[Array, "... requests"]:
+        """TTFT, seconds until the first token: the wait, and reading the prompt."""
         return self.first - self.arrival
 
     @property
@@ -71,8 +71,8 @@ class Answers:
         return self.finish - self.arrival
 
     @property
-    def per_token(self) -> Float[Array, "... requests"]:
-        """Seconds between tokens, mean of each answer; NaN where there is one token."""
+    def time_per_output_token(self) -> Float[Array, "... requests"]:
+        """TPOT, seconds between tokens, mean of each answer; NaN where there is one token."""
         return jnp.where(self.output > 1, (self.finish - self.first) / jnp.maximum(self.output - 1, 1.0), jnp.nan)
 
     @property

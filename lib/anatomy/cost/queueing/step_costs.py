@@ -48,8 +48,8 @@ class Affine:
 class Table:
     """Seconds measured on a grid; linear between its points, and on beyond them.
 
-    Where there is no prompt to read the work is found by sequences and by what is cached of each, tokens of the cache
-    over sequences; the tokens of prompts are the third axis.
+    Where there is no prompt to read the work is looked up by sequences and by what is cached of each, tokens of the
+    cache over sequences; the tokens of prompts are the third axis.
     """
 
     def __init__(

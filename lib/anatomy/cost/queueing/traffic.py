@@ -76,11 +76,12 @@ def lognormal_lengths(
         key: of the draws.
         count: of requests.
         mean: tokens, before rounding up and cutting off.
-        variation: standard deviation over the mean, before that too.
+        variation: coefficient of variation, before that too.
         longest: tokens at which an answer is cut off.
 
     Raises:
-        TypeError, ValueError: count is no whole number from 1 on, mean is not above 0, spread below 0, or most below 1.
+        TypeError, ValueError: count is no whole number from 1 on, mean is not above 0, variation below 0, or
+            longest below 1.
     """
     check_arguments("lognormal_lengths", SOME, count=count)
     check_arguments("lognormal_lengths", ABOVE_ZERO, mean=mean)
@@ -92,7 +93,7 @@ def lognormal_lengths(
 
 
 def geometric_lengths(key: PRNGKeyArray, *, count: int, mean: Scalar) -> Float[Array, "count"]:
-    """Whole tokens where every token is as likely to be the last: what an exponential law is to whole numbers.
+    """Whole tokens where every token is as likely to be the last: the exponential distribution of whole numbers.
 
     Raises:
         TypeError, ValueError: count is no whole number from 1 on, or mean is below 1.

@@ -1,4 +1,4 @@
-"""Closed forms of queues: how long requests wait, where the law is known.
+"""Closed forms of queues: how long requests wait, where the distribution is known.
 
 Symbols: lambda requests arrive in a second, by chance (Poisson), and each holds a server for E[S] seconds; c servers;
 rho = lambda E[S] / c, their load; C^2 = Var[S] / E[S]^2. A queue with a load of 1 or more has no steady state: its
@@ -27,7 +27,7 @@ from anatomy.specs.base import (
 
 
 def mg1_wait(*, rate: Scalar, service: Scalar, variation: Scalar) -> Scalar:
-    """Mean seconds until service begins, one server and any law of service: the formula of Pollaczek and Khinchine.
+    """Mean seconds until service begins, one server, any distribution of service times (Pollaczek-Khinchine).
 
         W = rho / (1 - rho) * (1 + C^2) / 2 * E[S]
 
@@ -37,7 +37,7 @@ def mg1_wait(*, rate: Scalar, service: Scalar, variation: Scalar) -> Scalar:
         variation: C, standard deviation of the service over its mean: 0 for M/D/1, 1 for M/M/1.
 
     Raises:
-        TypeError, ValueError: rate or spread is below 0, or service not above 0.
+        TypeError, ValueError: rate or variation is below 0, or service not above 0.
 
     Source: kleinrock1975queueing, section 5.6.
     """
@@ -53,7 +53,7 @@ def mm1_wait(*, rate: Scalar, service: Scalar) -> Scalar:
 
 
 def md1_wait(*, rate: Scalar, service: Scalar) -> Scalar:
-    """Mean seconds until service begins, one server, every service alike: half of M/M/1's; as `mg1_wait`."""
+    """Mean seconds until service begins, one server, services of equal length: half of M/M/1's; as `mg1_wait`."""
     return mg1_wait(rate=rate, service=service, variation=0.0)
 
 
@@ -117,7 +117,7 @@ def mmc_wait(*, servers: Scalar, rate: Scalar, service: Scalar) -> Scalar:
 
 
 def mgc_wait(*, servers: Scalar, rate: Scalar, service: Scalar, variation: Scalar) -> Scalar:
-    """Mean seconds until service begins, c servers and any law of service: an approximation in plain arithmetic.
+    """Mean seconds until service begins, c servers, any distribution of service times: an approximation.
 
         W = (1 + C^2) / 2 * rho^(sqrt(2 (c + 1)) - 1) / (c (1 - rho)) * E[S]
 
@@ -127,10 +127,10 @@ def mgc_wait(*, servers: Scalar, rate: Scalar, service: Scalar, variation: Scala
         servers: c, any number from 1 on.
         rate: lambda, requests a second.
         service: E[S], seconds.
-        variation: C.
+        variation: C, coefficient of variation of service times.
 
     Raises:
-        TypeError, ValueError: servers is below 1, rate or spread below 0, or service not above 0.
+        TypeError, ValueError: servers is below 1, rate or variation below 0, or service not above 0.
 
     Source: sakasegawa1977approximation.
     """
@@ -174,12 +174,12 @@ def _idle(load: Scalar) -> Scalar:
 
 
 def longest(lengths: Float[Array, "draws"], *, batch: Scalar) -> Scalar:
-    """Mean of the longest of `batch` answers, drawn from these lengths with replacement: exact for that law.
+    """Mean of the longest of `batch` answers, drawn from these lengths with replacement: exact for that distribution.
 
     Of n draws in order the i-th is the largest of a batch with probability (i / n)^batch - ((i - 1) / n)^batch.
 
     Args:
-        lengths: a sample, or a law written as equally likely values; tokens.
+        lengths: a sample, or a distribution written as equally likely values; tokens.
         batch: S, answers that end together.
 
     Raises:

@@ -1,21 +1,22 @@
-"""How many experts some token visits, and how many tokens visit an expert: whole distributions, exact.
+"""Active experts, and the load of an expert: whole distributions, exact.
 
-Symbols: n tokens, E experts, k different ones for each token; p_e the chance that a token visits expert e, so that
-these add up to k; q(B) the chance that nobody leaves a set B of experts.
+An expert is active in a step if some token is routed to it. Symbols: n tokens, E experts, k different ones for each
+token; p_e the chance that a token is routed to expert e, so that these add up to k; q(B) the chance that all tokens
+stay within a set B of experts.
 
-**Popularity.** A token's experts are the set S with the chance
+**Popularity.** A token is routed to the set S of experts with the chance
 
     P(S) = prod over e in S of w_e / e_k(w),
 
-e_k being the sum of such products over all sets of k: of all laws with these p_e the one of most entropy. Equal
-weights are even routing.
+e_k being the sum of such products over all sets of k: of all distributions with these p_e the one of most entropy.
+Equal weights are even routing.
 
-**Alike.** Tokens come in groups of m. Each follows the hidden leader of its group with chance f = sqrt(rho), and
+**Correlation.** Tokens come in groups of m. Each follows the hidden leader of its group with chance f = sqrt(rho), and
 chooses for itself otherwise, so that two of a group choose with the correlation rho (`copying_group`).
 Groups are independent.
 
-Sources: chen1994weighted for the law of sets; kish1965survey for what rho does to a spread. What follows from the two
-is derived in place.
+Sources: chen1994weighted for the distribution of sets; kish1965survey for what rho does to a standard
+deviation. What follows from the two is derived in place.
 """
 
 from collections.abc import Callable
@@ -40,7 +41,7 @@ GroupModel = Callable[..., Scalar]  # of a chance, with correlation and group_si
 
 
 def zipf(*, experts: int, exponent: Scalar) -> Float[Array, "E"]:
-    """Weights w_e = e^-s of experts that differ as words do; 0 is even."""
+    """Weights w_e = e^-s, as word frequencies fall with their rank; an exponent s of 0 is even routing."""
     check_arguments("zipf", WHOLE, experts=experts)
     return (jnp.arange(experts) + 1.0) ** -jnp.asarray(exponent, float)
 
@@ -66,7 +67,7 @@ def elementary_symmetric(weights: Float[Array, "E"], *, top_k: int) -> Float[Arr
 
 
 def inclusion_probabilities(weights: Float[Array, "E"], *, top_k: int) -> Float[Array, "E"]:
-    """Chance p_e that a token visits each expert, d log e_k / d log w_e; they add up to k.
+    """Chance p_e that a token is routed to each expert, d log e_k / d log w_e; they add up to k.
 
     Raises:
         TypeError, ValueError: as `check_choices`.
@@ -77,7 +78,7 @@ def inclusion_probabilities(weights: Float[Array, "E"], *, top_k: int) -> Float[
 
 
 def weights_for(probabilities: Float[Array, "E"], *, top_k: int, iterations: int = 300) -> Float[Array, "E"]:
-    """Weights whose tokens visit each expert with chance p_e: w_e <- w_e p_e / p_e(w), again and again.
+    """Weights that route a token to each expert with chance p_e: w_e <- w_e p_e / p_e(w), iterated.
 
     Args:
         probabilities: p_e, between 0 and 1; scaled so that they add up to k.
@@ -104,14 +105,14 @@ def weights_for(probabilities: Float[Array, "E"], *, top_k: int, iterations: int
 
 
 def copying_group(z: Scalar, *, correlation: Scalar, group_size: Scalar) -> Scalar:
-    """Chance that no token of a group visits a place that a single choice avoids with chance z, if tokens copy.
+    """Chance that no token of a group is routed to experts that one token avoids with chance z, if tokens copy.
 
     The leader avoids it, and then whoever follows; or it does not, and then nobody may follow:
 
         z (f + (1 - f) z)^m + (1 - z) ((1 - f) z)^m,    f = sqrt(rho)
 
     Args:
-        z: chance.
+        z: chance that one token avoids them.
         correlation: rho, from 0 to 1.
         group_size: m, tokens.
     """
@@ -142,17 +143,17 @@ def expected_active_experts(
     group_size: Scalar = 1.0,
     untouched: GroupModel = copying_group,
 ) -> Float[Array, "..."]:
-    """Experts that at least one token visits, expected: sum over e of 1 - nobody(1 - p_e)^(n / m).
+    """Active experts, expected: sum over e of 1 - untouched(1 - p_e)^(n / m).
 
     It takes no more than the p_e: whichever sets a token chooses, the expectation is the same. With p_e = k / E and
-    no correlation it is `routing.experts_touched`.
+    no correlation it is `expert_load.active_experts`.
 
     Args:
         tokens: n.
         probabilities: p_e.
         correlation: rho, the correlation between the choices of a group.
         group_size: m, its tokens.
-        untouched: what a group is, `copying_group` or `urn`.
+        untouched: model of a group, `copying_group` or `polya_urn`.
 
     Raises:
         TypeError, ValueError: a share or rho is not between 0 and 1, tokens are below 0, or a group is below 1.
@@ -168,11 +169,11 @@ def expected_active_experts(
 def active_experts_distribution(
     *, tokens: Scalar, experts: int, top_k: int, correlation: Scalar = 0.0, group_size: Scalar = 1.0
 ) -> Float[Array, "E+1"]:
-    """Chance that 0, 1, ... E experts are touched, for even routing.
+    """Chance that 0, 1, ... E experts are active, for even routing.
 
-    A token that comes when j are touched touches i more with the chance C(E - j, i) C(j, k - i) / C(E, k). With T the
-    matrix of these, a group is T (f I + (1 - f) T)^m + (I - T) ((1 - f) T)^m, as in `copying_group`, and n / m groups are
-    its power: only positive numbers are added up but for the last term, so it is exact to rounding.
+    A token that comes when j are active activates i more with the chance C(E - j, i) C(j, k - i) / C(E, k). With T the
+    matrix of these, a group is T (f I + (1 - f) T)^m + (I - T) ((1 - f) T)^m, as in `copying_group`, and n / m groups
+    are its power: only positive numbers are added up but for the last term, so it is exact to rounding.
 
     Args:
         tokens: n, a whole number of groups.
@@ -211,10 +212,10 @@ def matrix_power(matrix: Float[Array, "N N"], exponent: Scalar) -> Float[Array, 
 def active_sets_distribution(
     *, tokens: Scalar, weights: Float[Array, "E"], top_k: int, correlation: Scalar = 0.0, group_size: Scalar = 1.0
 ) -> Float[Array, "2^E"]:
-    """Chance of each set of experts to be the one that is touched; bit e of an index says whether e is in the set.
+    """Chance of each set of experts to be the active ones; bit e of an index says whether e is in the set.
 
-    A choice stays in B with chance z(B) = e_k of the weights in B over e_k of all, a group as in `copying_group`, and all
-    with q(B) = copying_group(z(B))^(n / m). Sets that leave nothing of B untouched follow by taking differences, expert by
+    A choice stays in B with chance z(B) = e_k of the weights in B over e_k of all, a group as in `copying_group`, and
+    all with q(B) = copying_group(z(B))^(n / m). That all of B are active follows by taking differences, expert by
     expert (Moebius inversion); what stands in between are probabilities too, so rounding stays near 1e-16 E.
 
     Args:
@@ -247,7 +248,7 @@ def active_sets_distribution(
 
 
 def most_active_experts_distribution(sets: Float[Array, "2^E"], *, ways: int = 1) -> Float[Array, "E/e+1"]:
-    """Chance that 0, 1, ... experts are touched on the way that has most of them; for one way, of all experts.
+    """Chance that 0, 1, ... experts are active on the expert way that has most of them; for one way, of all experts.
 
     Args:
         sets: as `active_sets_distribution` returns them.
@@ -270,9 +271,9 @@ def most_active_experts_distribution(sets: Float[Array, "2^E"], *, ways: int = 1
 def expert_load_distribution(
     *, tokens: int, probability: Scalar, correlation: Scalar = 0.0, group_size: int = 1
 ) -> Float[Array, "n+1"]:
-    """Chance that 0, 1, ... n tokens visit an expert that a token visits with chance p.
+    """Chance that 0, 1, ... n tokens are routed to an expert, to which a token is routed with chance p.
 
-    A group is binomial with chance f + (1 - f) p where its leader visits, and (1 - f) p where it does not; n / m
+    A group is binomial with chance f + (1 - f) p where its leader goes there, and (1 - f) p where it does not; n / m
     groups add up, which a Fourier transform multiplies. Variance is n p (1 - p) (1 + (m - 1) rho).
 
     Args:
@@ -300,7 +301,7 @@ def expert_load_distribution(
 
 
 def max_load_distribution(*, tokens: int, weights: Float[np.ndarray, "E"], top_k: int) -> Float[np.ndarray, "n+1"]:
-    """Chance that the fullest expert has 0, 1, ... n tokens, for independent tokens with one or two choices.
+    """Chance that the largest load of an expert is 0, 1, ... n tokens, for independent tokens with one or two choices.
 
     Experts are dealt their tokens in turn. One that still needs r experts of those left takes expert e with chance
     w_e e_{r-1}(later) / e_r(these), so of so many such tokens a binomial number does. The state is how many tokens

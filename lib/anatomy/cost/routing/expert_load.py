@@ -1,6 +1,6 @@
-"""How tokens spread over experts: the mean, and how far the counts stray from it.
+"""The load of experts, in tokens: mean, standard deviation and maximum under even routing, and how many are active.
 
-Symbols: n tokens, E experts, k of them for each token; p = k / E is the chance that a token visits one.
+Symbols: n tokens, E experts, k of them for each token; p = k / E is the chance that a token is routed to one.
 """
 
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def check_routing(owner: str, *, experts: Scalar, top_k: Scalar, **counts: Scala
 
 
 def tokens_per_expert(*, tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
-    """Mean tokens that an expert sees of a batch: n k / E.
+    """Mean load of an expert: n k / E tokens of a batch.
 
     Raises:
         TypeError, ValueError: as `check_routing`.
@@ -43,9 +43,9 @@ def tokens_per_expert(*, tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scal
 def load_standard_deviation(
     *, tokens: Scalar, experts: Scalar, top_k: Scalar, correlation: Scalar = 0.0, group_size: Scalar = 1.0
 ) -> Scalar:
-    """Standard deviation of the tokens that an expert sees, when no expert is preferred on the whole.
+    """Standard deviation of the load of an expert, in tokens, when no expert is preferred on the whole.
 
-    Independent tokens make the count binomial, with variance n p (1 - p). Tokens of one sequence are
+    Independent tokens make the load binomial, with variance n p (1 - p). Tokens of one sequence are
     not independent: they tend to the same experts. With correlation rho between the choices of tokens
     in a group of m, the variance grows by the design effect:
 
@@ -59,7 +59,7 @@ def load_standard_deviation(
         group_size: m, tokens in a sequence.
 
     Raises:
-        TypeError, ValueError: alike is not from 0 to 1, or group is below 1; and as `check_routing`.
+        TypeError, ValueError: correlation is not from 0 to 1, or group_size is below 1; and as `check_routing`.
 
     Source: kish1965survey for the design effect.
     """
@@ -71,7 +71,7 @@ def load_standard_deviation(
 
 
 def active_experts(*, tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
-    """Experts that at least one token visits, expected: E (1 - (1 - k / E)^n).
+    """Active experts, those to which some token is routed, expected: E (1 - (1 - k / E)^n).
 
     Exact where each token chooses k distinct experts, every set as likely, independently of the others.
 
@@ -83,9 +83,9 @@ def active_experts(*, tokens: Scalar, experts: Scalar, top_k: Scalar) -> Scalar:
 
 
 def max_load(*, tokens: int, experts: Scalar, top_k: Scalar) -> Scalar:
-    """Tokens that the fullest expert sees, expected, for independent and even choices.
+    """Largest load of an expert, in tokens, expected, for independent and even choices.
 
-    Each count is binomial with chance p = k / E, and the largest of E independent ones would be M:
+    Each load is binomial with chance p = k / E, and the largest of E independent ones would be M:
 
         M = sum over j from 0 to n - 1 of 1 - F(j)^E,    F(j) = I_{1-p}(n - j, j + 1)
 
@@ -115,14 +115,14 @@ def max_load(*, tokens: int, experts: Scalar, top_k: Scalar) -> Scalar:
 
 
 def max_load_of_normal(*, mean: Scalar, standard_deviation: Scalar, experts: Scalar) -> Scalar:
-    """Tokens that the fullest of E experts sees, two or more, if counts are normal: in closed form.
+    """Largest load of E experts, two or more, if loads are normally distributed: in closed form.
 
-        mean + spread sqrt(E / (E - 1)) (t - (ln ln E + ln 4 pi) / 2t + gamma / t),    t = sqrt(2 ln E)
+        mean + standard_deviation sqrt(E / (E - 1)) (t - (ln ln E + ln 4 pi) / 2t + gamma / t),    t = sqrt(2 ln E)
 
-    It is low where an expert sees a token or fewer.
+    It is low where the mean load is a token or less.
 
     Raises:
-        TypeError, ValueError: mean or spread is below 0, or experts below 2.
+        TypeError, ValueError: mean or standard_deviation is below 0, or experts below 2.
 
     Source: the limit of extremes of normal numbers, gamma being Euler's constant; raab1998balls for counts.
     """

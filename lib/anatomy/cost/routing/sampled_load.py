@@ -1,6 +1,6 @@
-"""Tokens of each expert in a step, sampled: even, skewed and correlated routing, and the slowest expert way.
+"""The load of each expert in a step, sampled: even, skewed and correlated routing, and the slowest expert way.
 
-The model is that of `occupancy`; a key gives the same sample on every machine.
+The model is that of `active_experts`; a key gives the same sample on every machine.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def sample_loads(
     group_size: int = 1,
     steps: int = 1,
 ) -> Float[Array, "steps E"]:
-    """Tokens that visit each expert, for a number of independent steps (or layers).
+    """Tokens that are routed to each expert, for a number of independent steps (or layers).
 
     Tokens that choose for themselves are dealt expert by expert, with binomial draws as many as experts and not as
     tokens; groups have a leader whose experts are drawn, and followers that are counted.
@@ -65,7 +65,7 @@ def _sample(
     followers, leaders, own = jax.random.split(key, 3)
     groups = tokens // group_size
     chances = selection_probabilities(weights, top_k=top_k)
-    if group_size == 1:  # nobody to be alike
+    if group_size == 1:  # nobody to follow
         return deal_tokens(own, jnp.full(steps, float(tokens)), chances)
     follow = jax.random.binomial(followers, float(group_size), jnp.sqrt(correlation), (steps, groups))
     led = deal_tokens(leaders, jnp.ones((steps, groups)), chances, draw=_coins)
@@ -88,7 +88,7 @@ def deal_tokens(
     Args:
         key: of the draws.
         tokens: n, of each sample.
-        chances: as `occupancy.taking` returns them.
+        chances: as `active_experts.selection_probabilities` returns them.
         draw: binomial numbers of a key, so many tokens, and a chance.
     """
     top_k = chances.shape[1]
@@ -106,14 +106,14 @@ def deal_tokens(
 
 
 class SlowestWay(NamedTuple):
-    """What expert ways have to do; each the larger of what the ways have, so that `decode` waits for it."""
+    """What the slowest expert way has to do, so that `decode` waits for it."""
 
-    touched: Float[Array, "..."]  # experts of a layer, as if all ways had as many to read as the one with most
+    active_experts: Float[Array, "..."]  # of a layer, as if all ways had as many to read as the one with most
     imbalance: Float[Array, "..."]  # tokens of the fullest way over the mean
 
 
 def slowest_way(loads: Float[Array, "... E"], *, ways: int = 1) -> SlowestWay:
-    """What the slowest of the expert ways has to read and to compute, for `inference.steps.decode`.
+    """What the slowest of the expert ways has to read and to compute, for `serving.steps.decode`.
 
     Args:
         loads: tokens of each expert, as sampled or as counted.

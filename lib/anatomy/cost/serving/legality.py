@@ -1,4 +1,4 @@
-"""Which plans can serve at all, and if not, why not; as `cost.training.legality` does it for training.
+"""Which plans can serve at all, and if not, why not; as `cost.training.legality` has it for training.
 
 `legal` is a value, so that a sweep can mask it; `problems` says in words what is wrong with one plan, lack of memory
 included.
@@ -42,7 +42,7 @@ RULES: Rules = (
         # A head stage may be meant to have none.
         lambda c: (
             (c.plan.last_layers(c.model) >= 1)
-            & ((c.plan.head_layers(c.model) >= 1) | (c.plan.head == 0) | (c.plan.pipeline == 1))
+            & ((c.plan.first_stage_layers(c.model) >= 1) | (c.plan.first_stage_share == 0) | (c.plan.pipeline == 1))
         ),
         "{plan.pipeline:g} stages leave some without any of {model.layers:g} layers",
     ),
@@ -51,12 +51,12 @@ RULES: Rules = (
         "{model.experts:g} experts do not split {plan.expert:g} ways",
     ),
     (
-        lambda c: c.sequences >= c.plan.micro_batches,
-        "{sequences:g} sequences are fewer than {plan.micro_batches:g} micro-batches",
+        lambda c: c.batch >= c.plan.micro_batches,
+        "{batch:g} sequences are fewer than {plan.micro_batches:g} micro-batches",
     ),
     (
-        lambda c: (c.plan.cache_by_sequence == 0) | (c.sequences >= c.plan.micro_batches * c.plan.tensor),
-        "{sequences:g} sequences in {plan.micro_batches:g} micro-batches leave some of {plan.tensor:g} tensor ways "
+        lambda c: (c.plan.cache_by_sequence == 0) | (c.batch >= c.plan.micro_batches * c.plan.tensor),
+        "{batch:g} sequences in {plan.micro_batches:g} micro-batches leave some of {plan.tensor:g} tensor ways "
         "without one, where they split the cache by sequences",
     ),
 )

@@ -41,9 +41,11 @@ def held_weights(model: Architecture, plan: Serving) -> Scalar:
     copied = model.attention.copied_weights(model.d_model, plan.columns) / plan.rows
     layer = (dense + experts) / plan.tensor + copied
     table, tables = model.vocabulary * model.d_model / plan.tensor, (parts.embedding + parts.unembedding) / plan.tensor
-    full, head, last = (n * layer for n in (plan.stage_layers(model), plan.head_layers(model), plan.last_layers(model)))
+    full, head, last = (
+        n * layer for n in (plan.stage_layers(model), plan.first_stage_layers(model), plan.last_layers(model))
+    )
     one = jnp.asarray(plan.pipeline) <= 1
-    other = jnp.where(plan.has_head > 0, head + tables, last + table)
+    other = jnp.where(plan.has_small_first_stage > 0, head + tables, last + table)
     return jnp.where(one, full + tables, jnp.maximum(full, other))
 
 

@@ -16,19 +16,19 @@ class Request(NamedTuple):
     answer: Scalar  # tokens
 
     @property
-    def first_token(self) -> Scalar:
+    def time_to_first_token(self) -> Scalar:
         """Seconds until the first token of the answer is out, without waiting in a queue."""
         return self.prompt.seconds
 
     @property
-    def per_token(self) -> Scalar:
+    def time_per_output_token(self) -> Scalar:
         """Seconds for each token after it."""
         return self.step.seconds
 
     @property
     def seconds(self) -> Scalar:
         """Seconds of the whole: the first token comes from the prompt, the others from a step each."""
-        return self.first_token + (self.answer - 1) * self.per_token
+        return self.time_to_first_token + (self.answer - 1) * self.time_per_output_token
 
     @property
     def tokens_per_second(self) -> Scalar:
@@ -43,7 +43,7 @@ class Request(NamedTuple):
     @property
     def tokens_per_user(self) -> Scalar:
         """Tokens in a second that one user sees written."""
-        return 1 / self.per_token
+        return 1 / self.time_per_output_token
 
     @property
     def mfu(self) -> Scalar:

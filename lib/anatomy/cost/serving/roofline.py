@@ -34,7 +34,7 @@ class DecodeRoofline:
 
 
 def bytes_read(model: Architecture, *, tokens: Scalar, bytes_per_parameter: Scalar = 2.0) -> Scalar:
-    """Bytes of weights that a step reads: what every token uses, and the experts that some token of it visits.
+    """Bytes of weights that a step reads: what every token uses, and the active experts.
 
     Of the tables of tokens and positions that go in, a token reads a row; that is left out.
     """

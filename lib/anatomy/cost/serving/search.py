@@ -20,10 +20,11 @@ from anatomy.specs import Architecture, Cluster, Scalar, Serving
 from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ONE, check_arguments
 
 SEARCHED = (
-    "tensor", "rows", "gathered", "pipeline", "head", "expert", "micro_batches", "cache_by_sequence", "sequences",
+    "tensor", "rows", "gathered", "pipeline", "first_stage_share", "expert", "micro_batches", "cache_by_sequence",
+    "batch",
 )  # fmt: skip
 LENGTHS = {decode: "context", prefill: "prompt"}  # what of a sequence each is asked about
-ROUNDS = (0.25, 0.5, 1, 2, 4)  # micro-batches in flight, over stages
+IN_FLIGHT = (0.25, 0.5, 1, 2, 4)  # micro-batches in flight, over stages
 
 
 class SearchResult(NamedTuple):
@@ -43,13 +44,13 @@ class SearchResult(NamedTuple):
 
     def plan(self, index: int, like: Serving) -> Serving:
         """One row as a plan; what was not searched is as in `like`."""
-        fields = {name: float(column[index]) for name, column in self.plans.items() if name != "sequences"}
+        fields = {name: float(column[index]) for name, column in self.plans.items() if name != "batch"}
         return like.replace(**fields, data=fields["expert"])
 
     def frontier(self) -> Int[np.ndarray, "front"]:
         """Rows that fit and that no other beats in seconds and in chip-seconds a token, the fastest first.
 
-        Of plans that are alike in both there is one.
+        Of plans that are equal in both there is one.
         """
         columns = {"seconds": self.seconds, "chip_seconds": self.chip_seconds}
         front = explore.pareto(columns, minimise=("seconds", "chip_seconds"), where=self.fits)
@@ -114,13 +115,13 @@ def every_plan(
             stages = [(p, 1) for p in range(1, min(most, layers) + 1)]
             stages += [(p, 0) for p in range(2, min(most, layers + 1) + 1)]
             for pipeline, head in stages:
-                in_flight = sorted({max(1, int(pipeline * share)) for share in ROUNDS})
+                in_flight = sorted({max(1, int(pipeline * share)) for share in IN_FLIGHT})
                 rows += [(*layout, pipeline, head, expert, m, by) for m in in_flight for by in (0, 1)]
     base, batches = np.array(rows, float), np.asarray(batch, float)
     left, right = np.repeat(base, len(batches), axis=0), np.tile(batches, len(base))
     columns = dict(zip(SEARCHED, (*left.T, right), strict=True))
-    kept = right >= columns["micro_batches"] * np.where(columns["cache_by_sequence"], columns["tensor"], 1)
-    return {name: column[kept] for name, column in columns.items()}
+    possible = right >= columns["micro_batches"] * np.where(columns["cache_by_sequence"], columns["tensor"], 1)
+    return {name: column[possible] for name, column in columns.items()}
 
 
 def search(
@@ -154,10 +155,10 @@ def search(
     if run not in LENGTHS:
         raise KeyError(f"search.run is {run!r}; allowed: decode, prefill")
 
-    def outcome(sequences: Scalar, **fields: Scalar) -> dict[str, Scalar]:
+    def outcome(batch: Scalar, **fields: Scalar) -> dict[str, Scalar]:
         plan = like.replace(**fields, data=fields["expert"])
-        made = run(model, plan, cluster, constants, batch=sequences, **{LENGTHS[run]: context})
-        held = memory(model, plan, batch=sequences, context=context, tokens=made.tokens / made.sequences).total
+        made = run(model, plan, cluster, constants, batch=batch, **{LENGTHS[run]: context})
+        held = memory(model, plan, batch=batch, context=context, tokens=made.tokens / made.sequences).total
         return {
             "seconds": made.seconds,
             "chip_seconds": made.chips * made.period / made.tokens,

@@ -154,13 +154,13 @@ def decode(
         batch: sequences in flight, of one replica.
         context: tokens that each holds in the cache.
         tokens: of each sequence that pass at once; a block that is verified has several.
-        active_experts: experts of a layer that some token of a step visits, e times those of the way that has most of
+        active_experts: active ones of a layer, e times those of the way that has most of
             them; by default those of even and independent choices.
         imbalance: tokens of the fullest expert way over the mean (`loads.slowest_way` gives both).
 
     Raises:
         TypeError, ValueError: a number is not finite and above 0 (the context at least 0), imbalance is below 1, or
-            more experts are touched than the model has.
+            more experts are active than the model has.
     """
     check_arguments("decode", FINITE, batch=batch, tokens=tokens)
     check_arguments("decode", finite(AT_LEAST_ZERO), context=context)
@@ -316,15 +316,15 @@ def through_stages(
 
 def slowest_stage(model: Architecture, plan: Serving, *, layer: Scalar, logits: Scalar) -> Scalar:
     """Seconds of the slowest stage: a full one, or that which makes the logits, the head stage or the last."""
-    has_head = jnp.asarray(plan.has_head) > 0
-    layers = jnp.where(has_head, plan.head_layers(model), plan.last_layers(model))
+    has_small_first_stage = jnp.asarray(plan.has_small_first_stage) > 0
+    layers = jnp.where(has_small_first_stage, plan.first_stage_layers(model), plan.last_layers(model))
     return jnp.maximum(plan.stage_layers(model) * layer, layers * layer + logits)
 
 
 def layer_weights(model: Architecture, plan: Serving, *, active_experts: Scalar) -> Scalar:
-    """Weights that a chip reads in an average layer: attention, what all tokens pass, and the experts touched.
+    """Weights that a chip reads in an average layer: attention, what all tokens pass, and the active experts.
 
-    Experts that no token visits are not read. Key and value heads that are fewer than tensor ways are copied.
+    Experts to which no token is routed are not read. Key and value heads that are fewer than tensor ways are copied.
     """
     parts = model.parameters
     shared = (parts.attention + parts.dense_mlp + parts.router + parts.norms) / model.layers

@@ -1,10 +1,13 @@
-"""Speculation: a draft proposes tokens, the target reads them in one pass, and keeps those that it agrees with.
+"""Speculative decoding: how many drafted tokens the target accepts, independently or with correlation.
 
-Symbols: a alignment, the chance that a drafted token is accepted when those before it were; g draft length, tokens
-drafted in a round; c draft cost, seconds of a step of the draft over one of the target; v block cost, seconds in
-which the target reads g + 1 tokens over those of one. S_i survival, the chance that the first i tokens are accepted.
+In a speculation step a draft proposes tokens, the target verifies them in one pass, and accepts the first of them.
 
-A round yields the accepted tokens and one more, which the target draws itself: so g + 1 at most, 1 at least, and
+Symbols: a acceptance rate, the chance that a drafted token is accepted when those before it were; g draft length,
+tokens drafted in a step; c draft cost, seconds of a pass of the draft over one of the target; v verify cost, seconds
+in which the target reads g + 1 tokens over those of one. S_i acceptance by position, the chance that the first i
+drafted tokens are accepted.
+
+A step yields the accepted tokens and one more, which the target draws itself: so g + 1 at most, 1 at least, and
 
     tokens = S_0 + S_1 + ... + S_g
 
@@ -27,7 +30,7 @@ NEAR = 0.1  # of (g + 1) (1 - a), below which it is used
 
 
 def expected_tokens(*, acceptance_rate: Scalar, draft_length: Scalar) -> Scalar:
-    """Tokens of a round, expected, where each drafted token is accepted with the same chance: g + 1 at a = 1.
+    """Tokens of a step, expected, where each drafted token is accepted with the same chance: g + 1 at a = 1.
 
         (1 - a^(g + 1)) / (1 - a)
 
@@ -39,7 +42,7 @@ def expected_tokens(*, acceptance_rate: Scalar, draft_length: Scalar) -> Scalar:
         To full precision, gradients too, up to and at a = 1.
 
     Raises:
-        TypeError, ValueError: alignment is not from 0 to 1, or length is below 0.
+        TypeError, ValueError: acceptance_rate is not from 0 to 1, or draft_length is below 0.
 
     Source: leviathan2023fast, equation 1.
     """
@@ -57,10 +60,10 @@ def expected_tokens(*, acceptance_rate: Scalar, draft_length: Scalar) -> Scalar:
 
 
 def independent_acceptance(*, acceptance_rate: Scalar, longest: int) -> Float[Array, "most+1"]:
-    """S_0 to S_most where every token has the same chance, whatever became of others: a^i.
+    """S_0 to S_longest where every token has the same chance, whatever became of others: a^i.
 
     Raises:
-        TypeError, ValueError: alignment is not from 0 to 1, or most is no whole number from 0 on.
+        TypeError, ValueError: acceptance_rate is not from 0 to 1, or longest is no whole number from 0 on.
     """
     check_arguments("independent_acceptance", UP_TO_ONE, acceptance_rate=acceptance_rate)
     check_arguments("independent_acceptance", COUNT, longest=longest)
@@ -68,10 +71,10 @@ def independent_acceptance(*, acceptance_rate: Scalar, longest: int) -> Float[Ar
 
 
 def correlated_acceptance(*, acceptance_rate: Scalar, correlation: Scalar, longest: int) -> Float[Array, "most+1"]:
-    """S_0 to S_most where some rounds are easier than others, the tokens of each being alike.
+    """S_0 to S_longest where some steps are easier than others, for all of their tokens.
 
-    The chance differs from round to round by a beta distribution of mean a; rho is then the correlation of two
-    tokens of a round:
+    The chance differs from step to step by a beta distribution of mean a; rho is then the correlation of two
+    tokens of a step:
 
         S_i = product over j from 0 to i - 1 of (a (1 - rho) + j rho) / (1 - rho + j rho)
 
@@ -84,12 +87,13 @@ def correlated_acceptance(*, acceptance_rate: Scalar, correlation: Scalar, longe
         longest: longest draft.
 
     Raises:
-        TypeError, ValueError: alignment or alike is not from 0 to 1, or most is no whole number from 0 on.
+        TypeError, ValueError: acceptance_rate or correlation is not from 0 to 1, or longest is no whole number from 0
+            on.
     """
     check_arguments("correlated_acceptance", UP_TO_ONE, acceptance_rate=acceptance_rate, correlation=correlation)
     check_arguments("correlated_acceptance", COUNT, longest=longest)
     own, j = 1.0 - jnp.asarray(correlation, float), jnp.arange(1, longest)
-    first = jnp.stack([1.0, jnp.asarray(acceptance_rate, float)])  # j = 0 is a, even where all are wholly alike
+    first = jnp.stack([1.0, jnp.asarray(acceptance_rate, float)])  # j = 0 is a, even where rho is 1
     chance = (acceptance_rate * own + j * correlation) / (own + j * correlation)
     return jnp.cumprod(jnp.concatenate([first, chance]))[: longest + 1]
 
@@ -97,16 +101,16 @@ def correlated_acceptance(*, acceptance_rate: Scalar, correlation: Scalar, longe
 def two_state_acceptance(
     *, easy: Scalar, hard: Scalar, to_hard: Scalar, to_easy: Scalar, longest: int
 ) -> Float[Array, "length+1"]:
-    """S_0 to S_g where easy and hard passages follow each other, as rounds meet them in the long run.
+    """S_0 to S_g where easy and hard passages follow each other, as steps meet them in the long run.
 
-    Each token is easy or hard, and the next is of the other kind with a fixed chance. A round begins after a rejection
+    Each token is easy or hard, and the next is of the other kind with a fixed chance. A step begins after a rejection
     more often than not, so among hard tokens more often than the text is hard. With D the chances of both kinds on
-    the diagonal, P from kind to kind, and phi the kind of a round's first token:
+    the diagonal, P from kind to kind, and phi the kind of a step's first token:
 
         S_i = phi (D P)^i 1,    phi = phi (sum over i < g of (D P)^i (1 - D) P + (D P)^g P)
 
     Far out S_i falls by the same factor from token to token, the larger eigenvalue of D P: exponentially, but slower
-    than the mean alignment has it.
+    than the mean acceptance rate has it.
 
     Args:
         easy: chance that an easy token is accepted.
@@ -141,31 +145,31 @@ def two_state_acceptance(
 def check_acceptance(owner: str, acceptance: Float[Array, "g+1"]) -> None:
     """Refuse what cannot be S_0 to S_g; traced numbers pass."""
     if is_concrete(acceptance):
-        told = np.asarray(acceptance, float)
-        fine = (np.diff(told, prepend=1.0) <= ROUNDING) & (told >= 0)
-        fine[:1] &= told[:1] >= 1 - ROUNDING
-        refuse_where(~fine, f"{owner}.survival", told, "1 of no token, then numbers from 0 on that do not rise")
+        values = np.asarray(acceptance, float)
+        fine = (np.diff(values, prepend=1.0) <= ROUNDING) & (values >= 0)
+        fine[:1] &= values[:1] >= 1 - ROUNDING
+        refuse_where(~fine, f"{owner}.acceptance", values, "1 of no token, then numbers from 0 on that do not rise")
 
 
 def tokens_distribution(acceptance: Float[Array, "g+1"]) -> Float[Array, "g+1"]:
-    """Chances that a round yields 1, 2, ..., g + 1 tokens: S_(t-1) - S_t, and S_g of all.
+    """Chances that a step yields 1, 2, ..., g + 1 tokens: S_(t-1) - S_t, and S_g of all.
 
     Raises:
-        ValueError: survival does not begin with 1, rises, or is below 0.
+        ValueError: acceptance does not begin with 1, rises, or is below 0.
     """
     check_acceptance("tokens_distribution", acceptance)
     return acceptance - jnp.concatenate([acceptance[1:], jnp.zeros(1)])
 
 
 class Moments(NamedTuple):
-    """Of the tokens of a round."""
+    """Of the tokens of a speculation step."""
 
     mean: Scalar
-    deviation: Scalar
+    standard_deviation: Scalar
 
 
 def tokens_moments(acceptance: Float[Array, "g+1"]) -> Moments:
-    """Mean and standard deviation of the tokens of a round: sum of S_i, and of (2 i + 1) S_i for the square.
+    """Mean and standard deviation of the tokens of a step: sum of S_i, and of (2 i + 1) S_i for the square.
 
     Raises:
         ValueError: as `tokens_distribution`.

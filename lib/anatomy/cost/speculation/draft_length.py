@@ -17,13 +17,13 @@ def speed_up(*, tokens: Scalar, draft_length: Scalar, draft_cost: Scalar, verify
     """Times as fast as plain decoding: tokens / (g c + v).
 
     Args:
-        tokens: of a round, expected.
+        tokens: of a speculation step, expected.
         draft_length: g.
         draft_cost: c.
         verify_cost: v; 1 where a block takes as long as a token, which is the paper's assumption.
 
     Raises:
-        TypeError, ValueError: draft is below 0, or block is not above 0.
+        TypeError, ValueError: draft_cost is below 0, or verify_cost is not above 0.
 
     Source: leviathan2023fast, theorem 3.8.
     """
@@ -35,7 +35,7 @@ def speed_up(*, tokens: Scalar, draft_length: Scalar, draft_cost: Scalar, verify
 def speed_up_by_length(
     acceptance: Float[Array, "g+1"], *, draft_cost: Scalar, verify_cost: Scalar | Float[Array, "g+1"] = 1.0
 ) -> Float[Array, "g+1"]:
-    """Speed-up of every draft length from 0 to g; block is v of each, or of all.
+    """Speed-up of every draft length from 0 to g; verify_cost is v of each, or of all.
 
     Raises:
         TypeError, ValueError: as `tokens_distribution` and `speed_up`.
@@ -83,7 +83,8 @@ def stationary_draft_length(*, acceptance_rate: Scalar, draft_cost: Scalar, veri
         verify_cost: v, the same for all lengths.
 
     Raises:
-        TypeError, ValueError: alignment is not between 0 and 1, draft is not above 0, or block is not above draft.
+        TypeError, ValueError: acceptance_rate is not between 0 and 1, draft_cost is not above 0, or verify_cost is not
+            above draft_cost.
 
     Source: leviathan2023fast, section 3.5, asks for it and solves it numerically; corless1996lambert for W.
     """
@@ -117,11 +118,11 @@ def stationary_draft_length(*, acceptance_rate: Scalar, draft_cost: Scalar, veri
 
 
 def steps_for(distribution: Float[Array, "most"], *, tokens: int) -> Scalar:
-    """Rounds until so many tokens are there, expected: n(t) = 1 + sum over k of law(k) n(t - k).
+    """Speculation steps until so many tokens are there, expected: n(t) = 1 + sum over k of p(k) n(t - k).
 
     Args:
-        distribution: chances that a round yields 1, 2, ... tokens, as `tokens_distribution` gives them.
-        tokens: wanted; what the last round yields beyond them is thrown away.
+        distribution: chances p that a step yields 1, 2, ... tokens, as `tokens_distribution` gives them.
+        tokens: wanted; what the last step yields beyond them is thrown away.
 
     Raises:
         TypeError, ValueError: tokens is no whole number from 0 on.

@@ -1,6 +1,6 @@
-"""What a round of speculation takes of a real deployment: the draft's steps, and the pass in which the target reads.
+"""A speculation step of a real deployment: the draft's passes, and the pass in which the target verifies.
 
-Symbols as in `speculation`; b sequences, m = g + 1 tokens of each that the target reads at once, E experts, k of them
+Symbols as in `acceptance`; b sequences, m = g + 1 tokens of each that the target reads at once, E experts, k of them
 for each token, p = k / E.
 """
 
@@ -22,15 +22,15 @@ UP_TO_ONE = between(high=1.0)
 def active_experts_of_blocks(
     *, blocks: Scalar, block_tokens: Scalar, experts: Scalar, top_k: Scalar, correlation: Scalar = 0.0
 ) -> Scalar:
-    """Experts of a layer that blocks of consecutive tokens visit, expected.
+    """Active experts of a layer, expected, where the consecutive tokens of a block are routed with correlation.
 
     A token goes where a hidden leader of its block goes with chance sqrt(rho) and chooses for itself otherwise, so
     rho is the correlation of two tokens of a block. A block of m tokens misses an expert with chance
 
         miss = p ((1 - f) (1 - p))^m + (1 - p) (f + (1 - f) (1 - p))^m,    f = sqrt(rho)
 
-    and E (1 - miss^b) are visited. Independent tokens (rho = 0) visit E (1 - (1 - p)^(b m)), wholly alike ones as
-    many as b tokens.
+    and E (1 - miss^b) are active. Independent tokens (rho = 0) activate E (1 - (1 - p)^(b m)), wholly correlated ones
+    as many as b tokens.
 
     Args:
         blocks: b, independent of each other.
@@ -40,7 +40,7 @@ def active_experts_of_blocks(
         correlation: rho, from 0 to 1.
 
     Raises:
-        TypeError, ValueError: alike is not from 0 to 1; and as `routing.check_routing`.
+        TypeError, ValueError: correlation is not from 0 to 1; and as `expert_load.check_routing`.
     """
     check_routing("active_experts_of_blocks", experts=experts, top_k=top_k, blocks=blocks, block=block_tokens)
     check_arguments("active_experts_of_blocks", UP_TO_ONE, correlation=correlation)
@@ -51,7 +51,7 @@ def active_experts_of_blocks(
 
 @spec
 class SpeculationStep:
-    """A round of speculation of all sequences in flight; the parts add up to `seconds`."""
+    """A speculation step of all sequences in flight; the parts add up to `seconds`."""
 
     sums: ClassVar = ("seconds",)
 
@@ -59,14 +59,14 @@ class SpeculationStep:
     verify: Scalar = number("s", doc="the target reads the block, through all stages")
     waiting: Scalar = number("s", doc="for the other micro-batches to pass the slowest stage")
     plain: Scalar = number("s", doc="of a step without speculation, for comparison")
-    tokens: Scalar = number("tokens", doc="that a round yields each sequence, expected")
-    touched: Scalar = number("experts", doc="of a layer that a micro-batch reads")
+    tokens: Scalar = number("tokens", doc="that a step yields each sequence, expected")
+    active_experts: Scalar = number("experts", doc="of a layer, that a micro-batch reads")
     sequences: Scalar = number("sequences", doc="in flight, of all replicas")
     chips: Scalar = number("chips", doc="of the target's plan")
 
     @property
     def seconds(self) -> Scalar:
-        """All parts: from round to round."""
+        """All parts: from one speculation step to the next."""
         return self.draft + self.verify + self.waiting
 
     @property
@@ -75,7 +75,7 @@ class SpeculationStep:
         return self.tokens * self.plain / self.seconds
 
     @property
-    def block_cost(self) -> Scalar:
+    def verify_cost(self) -> Scalar:
         """v: seconds in which the target reads the block, waiting included, over those of a plain step."""
         return (self.verify + self.waiting) / self.plain
 
@@ -100,9 +100,9 @@ def speculate(
     correlation: Scalar = 0.0,
     tokens: Scalar | None = None,
 ) -> SpeculationStep:
-    """A round of speculation beside a plain step, by the cost model of serving.
+    """A speculation step beside a plain step, by the cost model of serving.
 
-    The draft's g steps and the stages of the target follow each other. With several micro-batches the draft runs on
+    The draft's g passes and the stages of the target follow each other. With several micro-batches the draft runs on
     chips of its own, such as a head node without layers, and is one stage more: another micro-batch drafts meanwhile.
 
     Args:
@@ -116,8 +116,8 @@ def speculate(
         context: tokens that each holds in the cache.
         draft_length: g; 0 is plain decoding.
         acceptance_rate: a.
-        correlation: rho, how alike the experts of a block are.
-        tokens: of a round, where acceptance is not the same for all tokens; else `expected_tokens`.
+        correlation: rho, between the routing of two tokens of a block.
+        tokens: of a speculation step, where acceptance is not the same for all tokens; else `expected_tokens`.
 
     Raises:
         TypeError, ValueError: length is below 0, or a share is not from 0 to 1, and as `decode`.
@@ -127,7 +127,7 @@ def speculate(
     check_arguments("speculate", AT_LEAST_ONE, batch=batch)
     turns = micro_batches(plan, batch)
     each = batch / turns
-    touched = active_experts_of_blocks(
+    active = active_experts_of_blocks(
         blocks=each * plan.expert,
         block_tokens=draft_length + 1.0,
         experts=model.experts,
@@ -136,7 +136,7 @@ def speculate(
     )
     plain = decode(model, plan, cluster, constants, batch=batch, context=context)
     read = decode(
-        model, plan, cluster, constants, batch=batch, context=context, tokens=draft_length + 1.0, active_experts=touched
+        model, plan, cluster, constants, batch=batch, context=context, tokens=draft_length + 1.0, active_experts=active
     )
     step = decode(draft, draft_plan, cluster, constants, batch=each, context=context)
     drafting = draft_length * step.seconds
@@ -150,7 +150,7 @@ def speculate(
         tokens=expected_tokens(acceptance_rate=acceptance_rate, draft_length=draft_length)
         if tokens is None
         else tokens,
-        touched=touched,
+        active_experts=active,
         sequences=plan.data * batch,
         chips=plan.chips,
     )

@@ -27,7 +27,7 @@ def tree_size(widths: Sequence[int]) -> int:
 
 
 def tree_tokens(ranks: Float[Array, "ranks"], *, widths: Sequence[int]) -> Scalar:
-    """Tokens of a round, expected, with a tree in which all nodes of a depth have so many children.
+    """Tokens of a speculation step, expected, with a tree in which all nodes of a depth have so many children.
 
         1 + R(w_1) + R(w_1) R(w_2) + ...,    R(w) = r_1 + ... + r_w
 
@@ -81,7 +81,7 @@ def best_tree(ranks: Sequence[float], size: int) -> list[Path]:
 
 
 def paths_tokens(ranks: Float[Array, "ranks"], *, tree: Sequence[Path]) -> Scalar:
-    """Tokens of a round, expected, with a tree given by its nodes.
+    """Tokens of a speculation step, expected, with a tree given by its nodes.
 
     Args:
         ranks: r_1, r_2, ...

@@ -1,7 +1,7 @@
 """Which plans can be run at all, and if not, why not.
 
-One table of rules (`cost.rules`) serves both uses: `legal` is a value, so that a sweep over millions of plans can mask it;
-`problems` says in words what is wrong with one.
+One table of rules serves both uses: `legal` is a value, so that a sweep over millions of plans can mask it; `problems`
+says in words what is wrong with one.
 """
 
 from jaxtyping import Array, Bool
@@ -40,7 +40,7 @@ RULES: Rules = (
         "{plan.chunks:g} chunks need more than one stage",
     ),
     (
-        lambda c: (c.plan.chunks == 1) | (c.plan.micro_batches(c.sequences) >= c.plan.pipeline),
+        lambda c: (c.plan.chunks == 1) | (c.plan.micro_batches(c.batch) >= c.plan.pipeline),
         "{plan.chunks:g} chunks need a micro-batch for each of {plan.pipeline:g} stages",
     ),
     (
@@ -52,8 +52,8 @@ RULES: Rules = (
         "{plan.expert:g} expert ways do not divide {plan.data:g} replicas",
     ),
     (
-        lambda c: c.sequences >= c.plan.data * c.plan.micro_batch,
-        "{sequences:g} sequences are fewer than {plan.data:g} replicas with {plan.micro_batch:g} each",
+        lambda c: c.batch >= c.plan.data * c.plan.micro_batch,
+        "{batch:g} sequences are fewer than {plan.data:g} replicas with {plan.micro_batch:g} each",
     ),
     (
         lambda c: (c.plan.zero_ways == 0) | (c.plan.zero_ways > c.plan.data) | divides(c.plan.zero_ways, c.plan.data),

@@ -25,8 +25,8 @@ class Memory:
     weights: Scalar = number("bytes", doc="16-bit parameters")
     gradients: Scalar = number("bytes", doc="16-bit gradients")
     optimizer: Scalar = number("bytes", doc="32-bit copy and the two moments of Adam")
-    activations: Scalar = number("bytes", doc="kept for the backward pass, of all micro-batches in flight")
-    working: Scalar = number("bytes", doc="what a layer that is computed again needs meanwhile, and the logits")
+    activations: Scalar = number("bytes", doc="saved for the backward pass, of all micro-batches in flight")
+    working: Scalar = number("bytes", doc="what a recomputed layer needs meanwhile, and the logits")
 
     @property
     def total(self) -> Scalar:
@@ -113,7 +113,7 @@ def memory(model: Architecture, plan: Plan, *, batch: Scalar, sequence_length: S
     tokens = plan.micro_batch * sequence_length
     inputs = 2 * model.d_model * tokens / plan.token_ways
     full, selective = plan.recompute >= Recompute.FULL, plan.recompute >= Recompute.SELECTIVE
-    kept = jnp.where(full, inputs, layer + jnp.where(selective, 0.0, scores))
+    saved = jnp.where(full, inputs, layer + jnp.where(selective, 0.0, scores))
     waiting = in_flight(
         stages=plan.pipeline, micro_batches=plan.micro_batches(batch), chunks=plan.chunks, gpipe=plan.gpipe
     )
@@ -124,6 +124,6 @@ def memory(model: Architecture, plan: Plan, *, batch: Scalar, sequence_length: S
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        activations=kept * plan.stage_layers(model) * waiting,
+        activations=saved * plan.stage_layers(model) * waiting,
         working=jnp.maximum(again, logits) + gathered,
     )

@@ -134,5 +134,5 @@ def search(
 
     points = every_plan(model, cluster, batch=batch) if plans is None else plans
     table = explore.sweep(outcome, points=points, progress=progress)
-    kept = {name: column[table["legal"]] for name, column in table.items() if name != "legal"}
-    return SearchResult({name: kept.pop(name) for name in points}, **kept)
+    legal = {name: column[table["legal"]] for name, column in table.items() if name != "legal"}
+    return SearchResult({name: legal.pop(name) for name in points}, **legal)

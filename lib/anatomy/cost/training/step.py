@@ -34,10 +34,12 @@ class Step:
     expert: Scalar = number("s", doc="all-to-alls of expert parallelism, not hidden")
     stages: Scalar = number("s", doc="transfers between stages, not hidden")
     bubble: Scalar = number("s", doc="waiting for other stages")
-    replicas: Scalar = number("s", doc="exchange of gradients and weights between replicas, not hidden")
+    gradient_reduction: Scalar = number(
+        "s", doc="data-parallel all-reduce of gradients, and gathers of weights, not hidden"
+    )
     optimizer: Scalar = number("s", doc="update of the weights")
     model_flop: Scalar = number("FLOP", doc="that the model needs, of the whole step")
-    hardware_flop: Scalar = number("FLOP", doc="with what is computed again")
+    hardware_flop: Scalar = number("FLOP", doc="with activation recomputation")
     peak: Scalar = number("FLOP/s", doc="of all chips")
     chips: Scalar = number("chips", doc="of the plan")
     tokens: Scalar = number("tokens", doc="of the step")
@@ -49,8 +51,8 @@ class Step:
     def seconds(self) -> Scalar:
         """All parts."""
         work = self.matmul + self.scores + self.memory_bound + self.recompute
-        talk = self.tensor + self.expert + self.stages + self.replicas
-        return work + talk + self.bubble + self.optimizer
+        communication = self.tensor + self.expert + self.stages + self.gradient_reduction
+        return work + communication + self.bubble + self.optimizer
 
     @property
     def mfu(self) -> Scalar:
@@ -59,7 +61,7 @@ class Step:
 
     @property
     def hfu(self) -> Scalar:
-        """Hardware FLOP utilisation: what is computed again counts too (korthikanti2023reducing, section 6).
+        """Hardware FLOP utilisation: activation recomputation counts too (korthikanti2023reducing, section 6).
 
         Like MFU it counts attention scores over the whole square, masked half included.
         """
@@ -89,7 +91,7 @@ def training_step(
     """One training step of any architecture under any plan on any cluster.
 
     A stage computes its layers for each micro-batch, forward and backward, and what it recomputes; waits
-    (p - 1) / v micro-batches for its neighbours; then replicas exchange gradients and the optimizer
+    (p - 1) / v micro-batches for its neighbours; then gradients are reduced over replicas and the optimizer
     updates the weights. The fullest stage, with the output table on top, sets the pace. Micro-batches
     need not be a whole number: a batch is rounded to what the replicas take. A plan that cannot be run has a
     time all the same, so that sweeps go on, and is marked: `legal` is false.
@@ -123,7 +125,7 @@ def training_step(
     full, selective = plan.recompute >= Recompute.FULL, plan.recompute >= Recompute.SELECTIVE
 
     # One layer and one micro-batch, forward.
-    products = layer_gemm_seconds(
+    gemms = layer_gemm_seconds(
         model,
         tokens=tokens,
         rows=1.0,
@@ -137,8 +139,8 @@ def training_step(
     scores = score_seconds(
         model, plan, tokens=tokens, sequence_length=sequence_length, peak=peak, efficiency=efficiency
     )
-    kept, kept_scores = activation_bytes(model, plan, sequence_length=sequence_length)
-    traffic, score_traffic = (2 * size / bandwidth for size in (kept, kept_scores))  # written once, read once
+    saved, saved_scores = activation_bytes(model, plan, sequence_length=sequence_length)
+    traffic, score_traffic = (2 * size / bandwidth for size in (saved, saved_scores))  # written once, read once
     ring = net.slowest_link(t)  # beyond a node, tensor ways go at the network's pace
     reduce = collectives.all_reduce(
         VALUE * tokens * model.d_model, chips=t, bandwidth=ring.bandwidth, latency=ring.latency
@@ -150,28 +152,28 @@ def training_step(
         rows=tokens, columns=model.vocabulary / t, inner=model.d_model, peak=peak, efficiency=efficiency
     )
     logits = logits + 8 * tokens * model.vocabulary / t / bandwidth  # 32-bit softmax, written and read
-    again = jnp.where(full, products + traffic, 0.0) + jnp.where(selective, scores + score_traffic, 0.0)
+    again = jnp.where(full, gemms + traffic, 0.0) + jnp.where(selective, scores + score_traffic, 0.0)
     work = {
-        "matmul": 3 * (layers * products + logits),
+        "matmul": 3 * (layers * gemms + logits),
         "scores": 3 * layers * scores,
         "memory_bound": 3 * layers * (traffic + score_traffic),
         "recompute": layers * again,
     }
-    talk = {
+    communication = {
         "tensor": (4 + 2 * full) * layers * reduce,
         "expert": (4 + 2 * full) * layers * send,
         "stages": 2 * plan.chunks * stage_transfer(model, plan, tokens=tokens, net=net),
     }
     compute = sum(work.values())  # seconds of a stage for one micro-batch
-    shown = exposed(traffic=sum(talk.values()), overlap=plan.overlap_layers, compute=compute)
-    one = work | {name: shown * seconds for name, seconds in talk.items()}
-    exchange = gradient_reduction(model, plan, net=net, micro_batches=micro_batches)
+    shown = exposed(traffic=sum(communication.values()), overlap=plan.overlap_layers, compute=compute)
+    one = work | {name: shown * seconds for name, seconds in communication.items()}
+    reduction = gradient_reduction(model, plan, net=net, micro_batches=micro_batches)
     return Step(
         **{name: micro_batches * seconds for name, seconds in one.items()},
         bubble=bubble(stages=p, chunks=plan.chunks) * sum(one.values()),
-        replicas=exchange
+        gradient_reduction=reduction
         * exposed(
-            traffic=exchange,
+            traffic=reduction,
             overlap=plan.overlap,
             compute=compute * reduction_window(plan, micro_batches=micro_batches),
         ),
@@ -226,7 +228,7 @@ def stage_transfer(model: Architecture, plan: Plan, *, tokens: Scalar, net: Clus
 
 
 def reduction_passes(plan: Plan, *, micro_batches: Scalar) -> Scalar:
-    """How often a step gathers weights or scatters gradients among replicas.
+    """How often a step gathers weights or scatters gradients among data-parallel replicas.
 
     Plain data parallelism and ZeRO 1 scatter the gradients and gather the weights once: 2. ZeRO 2 keeps no
     whole gradients, so it scatters those of every micro-batch: m + 1. ZeRO 3 also gathers the weights for
@@ -239,11 +241,11 @@ def reduction_passes(plan: Plan, *, micro_batches: Scalar) -> Scalar:
 
 
 def reduction_window(plan: Plan, *, micro_batches: Scalar) -> Scalar:
-    """Micro-batches of compute behind which the exchange between replicas can be hidden.
+    """Micro-batches of compute behind which the gradient reduction can be hidden.
 
     Gradients are complete in the last backward pass, and weights are wanted in the first forward pass: together
     one micro-batch. With v chunks, those of all chunks but one wait for the passes of the p micro-batches that
-    go through the others: 1 + (p - 1) (v - 1) / v. From ZeRO 2 on the exchange goes on in every micro-batch.
+    go through the others: 1 + (p - 1) (v - 1) / v. From ZeRO 2 on there is a reduction in every micro-batch.
 
     Source: jiang2024megascale, section 3.2, for chunks; rajbhandari2020zero, section 7.
     """
@@ -252,7 +254,7 @@ def reduction_window(plan: Plan, *, micro_batches: Scalar) -> Scalar:
 
 
 def gradient_reduction(model: Architecture, plan: Plan, *, net: Cluster, micro_batches: Scalar) -> Scalar:
-    """Seconds in which replicas sum gradients and hand out weights.
+    """Seconds of the data-parallel reduction of gradients, and of the gathers of weights.
 
     In hybrid sharding that happens inside groups, and the groups sum what they hold once. Experts have
     data / expert replicas only.
@@ -261,7 +263,7 @@ def gradient_reduction(model: Architecture, plan: Plan, *, net: Cluster, micro_b
     """
     passes = reduction_passes(plan, micro_batches=micro_batches)
 
-    def exchange(held: Scalar, replicas: Scalar, neighbours: Scalar) -> Scalar:
+    def reduce(held: Scalar, replicas: Scalar, neighbours: Scalar) -> Scalar:
         ways = plan.zero_group(replicas)
         group = collectives.hierarchical_reduction(
             GRADIENT * held, replicas=ways, neighbours=neighbours, cluster=net, passes=passes
@@ -271,7 +273,7 @@ def gradient_reduction(model: Architecture, plan: Plan, *, net: Cluster, micro_b
         )
 
     shared, experts = held_parameters(model, plan)
-    return exchange(shared, plan.data, plan.tensor) + exchange(experts, plan.expert_replicas, plan.tensor * plan.expert)
+    return reduce(shared, plan.data, plan.tensor) + reduce(experts, plan.expert_replicas, plan.tensor * plan.expert)
 
 
 def optimizer_seconds(model: Architecture, plan: Plan, *, bandwidth: Scalar) -> Scalar:
@@ -280,7 +282,7 @@ def optimizer_seconds(model: Architecture, plan: Plan, *, bandwidth: Scalar) -> 
 
 
 def hardware_flop(model: Architecture, plan: Plan, *, batch: Scalar, sequence_length: Scalar) -> Scalar:
-    """FLOP of a step with those that are computed again; the logits never are."""
+    """FLOP of a step with activation recomputation; logits are never recomputed."""
     forward = model.flop_per_token(sequence_length)
     layers = forward.total - forward.unembedding
     again = jnp.where(

@@ -90,7 +90,7 @@ def sites(claim: Claim) -> Finding:
 @check("g4i.tp8pp16")
 def layout(claim: Claim) -> Finding:
     """Chips of the layout, and what other layouts of as many would do."""
-    groups = SERVING.replace(pipeline=8.0, head=1.0, micro_batches=8.0, data=2.0, expert=2.0)
+    groups = SERVING.replace(pipeline=8.0, first_stage_share=1.0, micro_batches=8.0, data=2.0, expert=2.0)
     one, other = served(2048.0), served(1024.0, plan=groups)
     return compare(
         claim,
@@ -233,7 +233,7 @@ def fifteen(claim: Claim) -> Finding:
 def head(claim: Claim) -> Finding:
     """What a head node without layers costs, beside sixteen equal stages."""
     without = float(served(4096.0, context=CONTEXT / 2).tokens_per_second)
-    even = float(served(4096.0, context=CONTEXT / 2, plan=SERVING.replace(head=1.0)).tokens_per_second)
+    even = float(served(4096.0, context=CONTEXT / 2, plan=SERVING.replace(first_stage_share=1.0)).tokens_per_second)
     table = model().vocabulary * model().d_model
     return decide(
         claim,

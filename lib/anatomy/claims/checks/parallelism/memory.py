@@ -96,7 +96,7 @@ def zero1(claim: Claim) -> Finding:
     sizes = [total(ARTICLE.replace(zero=float(stage))) for stage in range(4)]
     capacity = printed("par.40GB")
     least = next(stage for stage, size in enumerate(sizes) if size <= capacity)
-    once, often = (float(run(ARTICLE.replace(zero=float(stage))).replicas) for stage in (1, 2))
+    once, often = (float(run(ARTICLE.replace(zero=float(stage))).gradient_reduction) for stage in (1, 2))
     return compare(
         claim,
         least,

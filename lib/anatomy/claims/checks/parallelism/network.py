@@ -27,9 +27,9 @@ def block_fsdp(claim: Claim) -> Finding:
         claim,
         f"Not on record. Hybrid sharding in groups of 8 replicas would bring a chip to "
         f"{readable(float(step.memory.total), 'bytes')}, within 40 GB. If the weights are gathered anew for each of "
-        f"{float(plan.micro_batches(SEQUENCES)):.0f} micro-batches, that takes {float(step.replicas):.0f} s a step in "
-        f"place of {float(plain.replicas):.1f} s; it pays only if gathered weights serve many micro-batches.",
-        value=float(step.replicas),
+        f"{float(plan.micro_batches(SEQUENCES)):.0f} micro-batches, that takes {float(step.gradient_reduction):.0f} s a "
+        f"step in place of {float(plain.gradient_reduction):.1f} s; it pays only if gathered weights serve many micro-batches.",
+        value=float(step.gradient_reduction),
         unit="s",
         assumes=("weights are gathered anew for each micro-batch", *MODEL_ASSUMED),
         sources=("zhao2023fsdp", "rajbhandari2020zero"),
@@ -43,12 +43,12 @@ def no_fsdp(claim: Claim) -> Finding:
     much, little = traffic(SHARDED), traffic(ARTICLE)
     return decide(
         claim,
-        bool(least.replicas > claim.verdict["least_steps"] * plain.seconds),
+        bool(least.gradient_reduction > claim.verdict["least_steps"] * plain.seconds),
         f"With 8 tensor ways and everything else fully sharded, a chip receives {readable(much, 'bytes')} a step, "
-        f"{much / little:.0f} times what the stages' plan exchanges. That takes {float(sharded.replicas):.0f} s, or "
-        f"{float(least.replicas):.0f} s if all sequences of a replica pass at once; the whole step of 8 x 15 takes "
-        f"{float(plain.seconds):.1f} s. Even hidden behind compute it would be slower.",
-        value=float(sharded.replicas),
+        f"{much / little:.0f} times what the stages' plan exchanges. That takes "
+        f"{float(sharded.gradient_reduction):.0f} s, or {float(least.gradient_reduction):.0f} s if all sequences of a replica pass at once; "
+        f"the whole step of 8 x 15 takes {float(plain.seconds):.1f} s. Even hidden behind compute it would be slower.",
+        value=float(sharded.gradient_reduction),
         unit="s",
         condition="experts are not split among replicas, and the motive is as supposed",
         evidence=Evidence.COST_MODEL,
@@ -83,9 +83,9 @@ def weak_clusters(claim: Claim) -> Finding:
     slow = run(on=weak(share))
     return uncheckable(
         claim,
-        f"Not on record. If a stage lived in a cluster with {share:.1%} of the bandwidth of a node, its exchange "
-        f"between replicas would take {float(slow.replicas):.0f} s in place of {float(plain.replicas):.1f} s and a "
-        f"step {float(slow.seconds / plain.seconds - 1):.0%} longer: the slowest stage sets the pace of all.",
+        f"Not on record. If a stage lived in a cluster with {share:.1%} of the bandwidth of a node, its gradient "
+        f"reduction would take {float(slow.gradient_reduction):.0f} s in place of {float(plain.gradient_reduction):.1f} s "
+        f"and a step {float(slow.seconds / plain.seconds - 1):.0%} longer: the slowest stage sets the pace of all.",
         value=float(slow.seconds / plain.seconds - 1),
         unit="share",
         assumes=("200 Gbit/s a node in the weak cluster", *MODEL_ASSUMED),

@@ -80,7 +80,7 @@ def intensity(claim: Claim) -> Finding:
 def drafted(claim: Claim) -> Finding:
     """Seconds of the draft's step and of the block, over those of a step of the target."""
     made = dense(1.0, printed("sd.4"))
-    share, block = float(made.draft / printed("sd.4") / made.plain), float(made.block_cost)
+    share, block = float(made.draft / printed("sd.4") / made.plain), float(made.verify_cost)
     steps = 1 + printed("sd.4")  # of the target, that a block stands for
     return decide(
         claim,
@@ -107,9 +107,9 @@ def saves(claim: Claim) -> Finding:
         f"Four drafted tokens of which each is right with {ALIGNMENT:.0%} yield {tokens:.2f} tokens a pass. A dense "
         "model "
         f"reads its weights once for them. A mixture reads more experts: for one user the block costs GPT-4 "
-        f"{float(one.block_cost):.1f} steps, and it is {float(one.speed_up):.2f} times as fast as without; with 32 "
+        f"{float(one.verify_cost):.1f} steps, and it is {float(one.speed_up):.2f} times as fast as without; with 32 "
         "users "
-        f"who read all experts anyway {float(crowd.block_cost):.2f} steps, {float(crowd.speed_up):.2f} times as fast.",
+        f"who read all experts anyway {float(crowd.verify_cost):.2f} steps, {float(crowd.speed_up):.2f} times as fast.",
         value=float(dense(1.0, length).speed_up),
         unit="times as fast",
         condition="a dense model, or a batch that reads all experts anyway",

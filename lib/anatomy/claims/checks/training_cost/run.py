@@ -155,7 +155,7 @@ def waste(claim: Claim) -> Finding:
 def allreduce(claim: Claim) -> Finding:
     """All-reduces of tensor parallelism and between replicas, beside the other losses."""
     made = run()
-    between, inside, wait = (float(x / made.seconds) for x in (made.replicas, made.tensor, made.bubble))
+    between, inside, wait = (float(x / made.seconds) for x in (made.gradient_reduction, made.tensor, made.bubble))
     net = derate(machine(), efficiency("a100_sxm_40gb"))
     few, all_of_them = (
         float(gradient_reduction(architecture("gpt4"), ARTICLE.replace(data=d), net=net, micro_batches=1.0))

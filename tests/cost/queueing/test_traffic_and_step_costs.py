@@ -15,7 +15,7 @@ from scipy import stats
 
 KEY = jax.random.key(1)
 N = 40_000
-MODEL, PLAN = architecture("gpt4_mqa"), Serving(tensor=8.0, pipeline=16.0, head=0.0, micro_batches=16.0)
+MODEL, PLAN = architecture("gpt4_mqa"), Serving(tensor=8.0, pipeline=16.0, first_stage_share=0.0, micro_batches=16.0)
 COST = Modelled(model=MODEL, plan=PLAN, cluster=cluster("a100_sxm_40gb", 16.0), constants=overheads("a100_sxm_80gb"))
 
 

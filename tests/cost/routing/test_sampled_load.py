@@ -66,9 +66,9 @@ def test_a_router_that_leaves_experts_out_never_fills_them():
 
 def test_the_slowest_way_is_the_one_with_most():
     found = loads.slowest_way(jnp.array([[4, 0, 1, 1], [0, 0, 3, 3]]), ways=2)
-    assert found.touched.tolist() == [4, 4] and found.imbalance.tolist() == pytest.approx([4 / 3, 2])
+    assert found.active_experts.tolist() == [4, 4] and found.imbalance.tolist() == pytest.approx([4 / 3, 2])
     one = loads.slowest_way(jnp.array([4, 0, 1, 1]), ways=1)
-    assert one.touched == 3 and one.imbalance == 1
+    assert one.active_experts == 3 and one.imbalance == 1
 
 
 def test_a_step_waits_for_the_slowest_way():

@@ -17,7 +17,7 @@ GPT4, GPT3, DRAFT = architecture("gpt4_mqa"), architecture("gpt3_175b"), archite
 CLUSTER = catalogue.cluster("a100_sxm_40gb", 16.0)
 AMPERE = overheads("a100_sxm_80gb")
 ONE = Serving(tensor=8.0)
-SERIAL = Serving(tensor=8.0, pipeline=16.0, head=0.0, cache_by_sequence=1.0)
+SERIAL = Serving(tensor=8.0, pipeline=16.0, first_stage_share=0.0, cache_by_sequence=1.0)
 PIPED = SERIAL.replace(micro_batches=16.0)
 
 
@@ -107,22 +107,22 @@ def test_parts_add_up_and_bounds_hold(sequences, length, alignment, alike, piped
     parts = [float(x) for x in (made.draft, made.verify, made.waiting)]
     assert min(parts) >= 0 and sum(parts) == pytest.approx(float(made.seconds))
     assert float(made.speed_up) <= length + 1 + 1e-9
-    assert float(made.block_cost) >= 1 - 1e-9 or piped  # what drafts elsewhere hides in the pipeline
+    assert float(made.verify_cost) >= 1 - 1e-9 or piped  # what drafts elsewhere hides in the pipeline
 
 
 def test_one_user_of_a_mixture_gains_little_and_of_a_dense_model_much():
     dense = round_of(GPT3, ONE, 1.0)
     routed, crowd = round_of(batch=1.0), round_of(batch=32.0)
-    assert float(dense.block_cost) < 1.1 and float(dense.speed_up) > 1.8
-    assert float(routed.block_cost) > 2 and float(routed.speed_up) < 1.05
-    assert float(crowd.block_cost) < 1.2 and float(crowd.speed_up) > 2
+    assert float(dense.verify_cost) < 1.1 and float(dense.speed_up) > 1.8
+    assert float(routed.verify_cost) > 2 and float(routed.speed_up) < 1.05
+    assert float(crowd.verify_cost) < 1.2 and float(crowd.speed_up) > 2
     assert float(round_of(batch=1.0, correlation=0.5).speed_up) > float(routed.speed_up)
 
 
 def test_a_batch_that_is_bound_by_arithmetic_loses():
     assert float(round_of(batch=4096.0).speed_up) < 1
     wide = round_of(batch=4096.0, acceptance_rate=1.0)
-    assert float(wide.block_cost) > 4
+    assert float(wide.verify_cost) > 4
 
 
 def test_a_round_is_made_of_decode_steps():

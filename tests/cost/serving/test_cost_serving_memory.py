@@ -27,14 +27,14 @@ def test_equal_stages_and_ways_hold_the_whole_model_once(tensor, expert):
 
 def test_a_head_stage_has_both_tables_and_the_others_none():
     table = GPT4.vocabulary * GPT4.d_model
-    plan = Serving(pipeline=16.0, head=0.0)
+    plan = Serving(pipeline=16.0, first_stage_share=0.0)
     layers = float(held_weights(GPT4, Serving())) - 2 * table
     assert float(held_weights(GPT4, plan)) == pytest.approx(layers / 15, rel=1e-9)
-    assert float(held_weights(GPT4, plan.replace(pipeline=15.0, head=1.0))) == pytest.approx(
+    assert float(held_weights(GPT4, plan.replace(pipeline=15.0, first_stage_share=1.0))) == pytest.approx(
         layers / 15 + table, rel=1e-9
     )
     # Two stages, of which the first has a fifth of the other's layers: 20 and 100.
-    assert float(held_weights(GPT4, plan.replace(pipeline=2.0, head=0.2))) == pytest.approx(
+    assert float(held_weights(GPT4, plan.replace(pipeline=2.0, first_stage_share=0.2))) == pytest.approx(
         layers * 100 / 120, rel=1e-9
     )
     tied = GPT4.replace(tied_embeddings=1.0, vocabulary=1e9)  # so large that the one table is most of it
@@ -42,7 +42,7 @@ def test_a_head_stage_has_both_tables_and_the_others_none():
 
 
 def test_room_for_the_cache_is_what_weights_leave():
-    plan = Serving(tensor=8.0, pipeline=16.0, head=0.0)
+    plan = Serving(tensor=8.0, pipeline=16.0, first_stage_share=0.0)
     room = float(cache_room(GPT4, plan, chip_memory=A100))
     assert room == pytest.approx(A100 - 2 * float(held_weights(GPT4, plan)), rel=1e-12)
     most = float(largest_batch(GPT4, plan, chip_memory=A100, context=4096.0))
@@ -77,7 +77,7 @@ def test_cache_by_heads_is_copied_where_heads_are_fewer_than_ways_and_by_sequenc
 
 @given(st.sampled_from([GPT4, MQA]), st.floats(100, 40_000), st.sampled_from([1.0, 2.0]), st.booleans())
 def test_the_largest_batch_fits_and_one_more_does_not(model, context, width, by):
-    plan = Serving(tensor=8.0, pipeline=16.0, head=0.0, weight_bytes=width, cache_by_sequence=float(by))
+    plan = Serving(tensor=8.0, pipeline=16.0, first_stage_share=0.0, weight_bytes=width, cache_by_sequence=float(by))
     most = float(largest_batch(model, plan, chip_memory=A100, context=context))
     if most:
         assert float(memory(model, plan, batch=most, context=context).total) <= A100 * (1 + 1e-9)

@@ -17,7 +17,7 @@ def test_one_step_stands_for_all():
     made = request(LLAMA, PLAN, BOX, AMPERE, batch=8.0, prompt=512.0, answer=128.0)
     steps = [float(decode(LLAMA, PLAN, BOX, AMPERE, batch=8.0, context=512.0 + i).seconds) for i in range(1, 128)]
     read = float(prefill(LLAMA, PLAN, BOX, AMPERE, batch=8.0, prompt=512.0).seconds)
-    assert float(made.first_token) == read
+    assert float(made.time_to_first_token) == read
     assert float(made.seconds) == pytest.approx(read + np.sum(steps), rel=1e-9)
 
 
@@ -25,7 +25,7 @@ def test_one_step_stands_for_all():
 def test_rates_and_prices_belong_together(sequences, prompt, answer):
     made = request(LLAMA, PLAN, BOX, AMPERE, batch=sequences, prompt=prompt, answer=answer)
     assert float(made.tokens_per_chip) * 8 * float(made.seconds) == pytest.approx(sequences * answer, rel=1e-9)
-    assert float(made.tokens_per_user * made.per_token) == pytest.approx(1)
+    assert float(made.tokens_per_user * made.time_per_output_token) == pytest.approx(1)
     assert 0 < float(made.mfu) <= 1
     # Both prices, times tokens, are the chip-hours of the whole but for the token that the prompt gives.
     read, written = (float(price) / 1e6 for price in made.dollars_per_million(3600.0))

@@ -21,9 +21,9 @@ def found():
 
 
 def test_every_plan_can_be_run():
-    fields = {name: column for name, column in PLANS.items() if name != "sequences"}
+    fields = {name: column for name, column in PLANS.items() if name != "batch"}
     allowed = jax.vmap(lambda n, **plan: legal(MODEL, Serving(**plan, data=plan["expert"]), CLUSTER, batch=n))
-    assert allowed(PLANS["sequences"], **fields).all()
+    assert allowed(PLANS["batch"], **fields).all()
     assert len(np.unique(np.stack(list(PLANS.values())), axis=1).T) == len(PLANS["tensor"])
     article = {
         "tensor": 8,
@@ -32,10 +32,10 @@ def test_every_plan_can_be_run():
         "pipeline": 16,
         "expert": 1,
         "micro_batches": 16,
-        "sequences": 256,
+        "batch": 256,
     }
     same = np.all([PLANS[name] == value for name, value in article.items()], axis=0)
-    found = zip(PLANS["head"][same], PLANS["cache_by_sequence"][same], strict=True)
+    found = zip(PLANS["first_stage_share"][same], PLANS["cache_by_sequence"][same], strict=True)
     assert set(found) == {(0, 0), (0, 1), (1, 0), (1, 1)}
     for name, others in (("gathered", 1), ("rows", 4)):
         assert (PLANS[name] == others).any()
@@ -44,24 +44,24 @@ def test_every_plan_can_be_run():
 def test_a_row_says_what_decode_says(found):
     for index in np.random.default_rng(0).integers(0, len(found.seconds), 5):
         plan = found.plan(index, Serving())
-        made = decode(MODEL, plan, CLUSTER, AMPERE, batch=found.plans["sequences"][index], context=CONTEXT)
+        made = decode(MODEL, plan, CLUSTER, AMPERE, batch=found.plans["batch"][index], context=CONTEXT)
         assert float(made.seconds) == pytest.approx(found.seconds[index], rel=1e-12)
         per_token = float(made.dollars_per_million(3600.0)) / 1e6
         assert per_token == pytest.approx(found.chip_seconds[index], rel=1e-9)
         most = float(largest_batch(MODEL, plan, chip_memory=CLUSTER.node.chip.memory, context=CONTEXT))
-        assert bool(found.fits[index]) == (found.plans["sequences"][index] <= most)
+        assert bool(found.fits[index]) == (found.plans["batch"][index] <= most)
 
 
 def test_prompts_are_searched_by_what_reads_them():
     plans = {name: column[::97] for name, column in PLANS.items()}
     read = search(MODEL, CLUSTER, AMPERE, context=2048.0, like=Serving(), plans=plans, run=prefill)
     for index in np.random.default_rng(1).integers(0, len(read.seconds), 5):
-        sequences = plans["sequences"][index]
-        made = prefill(MODEL, read.plan(index, Serving()), CLUSTER, AMPERE, batch=sequences, prompt=2048.0)
+        sequences = plans["batch"][index]
+        made = prefill(MODEL, read.plan(index, Serving()), CLUSTER, AMPERE, batch=batch, prompt=2048.0)
         assert float(made.seconds) == pytest.approx(read.seconds[index], rel=1e-12)
         each = float(made.dollars_per_million(3600.0)) / 1e6
         assert each == pytest.approx(read.chip_seconds[index], rel=1e-9)
-        held = memory(MODEL, read.plan(index, Serving()), batch=sequences, context=2048.0, tokens=2048.0)
+        held = memory(MODEL, read.plan(index, Serving()), batch=batch, context=2048.0, tokens=2048.0)
         assert float(held.total) == pytest.approx(read.memory[index], rel=1e-12)
 
 

@@ -107,7 +107,7 @@ def test_without_limits_but_the_peak_it_takes_the_flop_over_the_peak():
 
 def test_the_bubble_comes_on_top():
     made = training_step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE)
-    waiting = float(made.bubble / (made.seconds - made.replicas - made.optimizer))
+    waiting = float(made.bubble / (made.seconds - made.gradient_reduction - made.optimizer))
     m = ASKED["batch"] / 208
     assert waiting == pytest.approx(14 / (m + 14))
 
@@ -204,11 +204,11 @@ def test_expert_ways_trade_memory_for_traffic():
 def test_hybrid_sharding_talks_less_than_full_sharding():
     base = Plan(tensor=8, data=3125, zero=3)
     times = [
-        float(training_step(GPT4, base.replace(zero_ways=w), CLUSTER, **ASKED, efficiency=SHARE).replicas)
+        float(training_step(GPT4, base.replace(zero_ways=w), CLUSTER, **ASKED, efficiency=SHARE).gradient_reduction)
         for w in (0, 125, 25)
     ]
     assert times == sorted(times, reverse=True)
-    pipelined = float(training_step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE).replicas)
+    pipelined = float(training_step(GPT4, ARTICLE, CLUSTER, **ASKED, efficiency=SHARE).gradient_reduction)
     assert all(pipelined < other for other in times)
 
 

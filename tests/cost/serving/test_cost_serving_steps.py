@@ -21,7 +21,7 @@ IDEAL = dataclasses.replace(
     hop=0.0, network_hop=0.0, kernel=0.0, overlap=0.0,
 )  # fmt: skip
 CHIP = CLUSTER.node.chip
-ARTICLE = Serving(tensor=8.0, pipeline=16.0, head=0.0, micro_batches=16.0)
+ARTICLE = Serving(tensor=8.0, pipeline=16.0, first_stage_share=0.0, micro_batches=16.0)
 PARTS = ("compute", "weights", "scores", "cache", "activations", "tensor", "expert", "stages", "starts", "waiting")
 
 
@@ -128,7 +128,12 @@ def test_a_head_stage_makes_the_logits_while_others_compute_layers():
     """Fifteen stages of eight layers: with the tables on a stage of their own the turn of the slowest is shorter."""
     alone = decode(GPT4, ARTICLE.replace(micro_batches=64.0), CLUSTER, AMPERE, batch=6400.0, context=100.0)
     shared = decode(
-        GPT4, ARTICLE.replace(pipeline=15.0, head=1.0, micro_batches=64.0), CLUSTER, AMPERE, batch=6400.0, context=100.0
+        GPT4,
+        ARTICLE.replace(pipeline=15.0, first_stage_share=1.0, micro_batches=64.0),
+        CLUSTER,
+        AMPERE,
+        batch=6400.0,
+        context=100.0,
     )
     assert float(alone.seconds) < float(shared.seconds)
     one = decode(GPT4, ARTICLE.replace(micro_batches=1.0), CLUSTER, AMPERE, batch=100.0, context=100.0)
@@ -167,11 +172,11 @@ def test_a_step_written_out_by_hand():
 @given(
     layers=st.integers(2, 130),
     pipeline=st.integers(1, 130),
-    head=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)),
+    first_stage_share=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)),
 )
 def test_stages_hold_all_layers_and_the_head_no_more_than_others(layers, pipeline, head):
-    model, plan = GPT4.replace(layers=float(layers)), Serving(pipeline=float(pipeline), head=head)
-    first, most, least = (float(f(model)) for f in (plan.head_layers, plan.stage_layers, plan.last_layers))
+    model, plan = GPT4.replace(layers=float(layers)), Serving(pipeline=float(pipeline), first_stage_share=head)
+    first, most, least = (float(f(model)) for f in (plan.first_stage_layers, plan.stage_layers, plan.last_layers))
     assert 0 <= first <= most and most - least in (0, 1)
     others = max(pipeline - 1, 1)
     full = layers - first - others * least  # stages that have one more than the last
@@ -181,7 +186,7 @@ def test_stages_hold_all_layers_and_the_head_no_more_than_others(layers, pipelin
 
 
 def test_the_logits_go_to_a_stage_with_fewer_layers():
-    plan, layer, logits = ARTICLE.replace(head=1.0), 1.0, 0.5  # 120 layers on 16 stages
+    plan, layer, logits = ARTICLE.replace(first_stage_share=1.0), 1.0, 0.5  # 120 layers on 16 stages
     assert float(slowest_stage(GPT4, plan, layer=layer, logits=logits)) == 8
     assert float(slowest_stage(GPT4, plan, layer=layer, logits=3.0)) == 7 + 3
     assert float(slowest_stage(GPT4, plan.replace(pipeline=15.0), layer=layer, logits=logits)) == 8.5
@@ -190,7 +195,7 @@ def test_the_logits_go_to_a_stage_with_fewer_layers():
 
 
 def test_micro_batches_wait_for_the_slowest_stage():
-    plan = ARTICLE.replace(head=1.0, pipeline=15.0)
+    plan = ARTICLE.replace(first_stage_share=1.0, pipeline=15.0)
     few, many = (
         decode(GPT4, plan.replace(micro_batches=m), CLUSTER, AMPERE, batch=64.0 * m, context=100.0) for m in (1.0, 60.0)
     )

@@ -9,7 +9,7 @@ from anatomy.specs import Serving, architecture, catalogue
 GPT4 = architecture("gpt4")
 DEEPSEEK = architecture("deepseek_v3")
 CLUSTER = catalogue.cluster("a100_sxm_80gb", 16.0)
-GOOD = Serving(tensor=8.0, pipeline=16.0, head=0.0, micro_batches=16.0, cache_by_sequence=1.0)
+GOOD = Serving(tensor=8.0, pipeline=16.0, first_stage_share=0.0, micro_batches=16.0, cache_by_sequence=1.0)
 
 
 def test_the_article_s_plan_can_serve():
@@ -26,11 +26,21 @@ def test_the_article_s_plan_can_serve():
         (GPT4, {"tensor": 3.0}, 256.0, "3 tensor ways neither divide a node of 8 chips nor fill several"),
         (GPT4.replace(heads=10.0, kv_heads=10.0), {}, 256.0, "10 heads do not split 8 ways"),
         (GPT4.replace(d_ff=100.0), {}, 256.0, "d_ff of 100 does not split 8 ways"),
-        (DEEPSEEK.replace(dense_d_ff=100.0), {"pipeline": 1.0, "head": 1.0}, 256.0, "dense_d_ff of 100 does not split"),
+        (
+            DEEPSEEK.replace(dense_d_ff=100.0),
+            {"pipeline": 1.0, "first_stage_share": 1.0},
+            256.0,
+            "dense_d_ff of 100 does not split",
+        ),
         (GPT4.replace(d_model=10242.0), {"rows": 4.0}, 256.0, "d_model of 10,242 does not split 4 ways"),
         (GPT4, {"gathered": 1.0, "rows": 2.0}, 256.0, "gathered weights are not split over 2 rows as well"),
-        (GPT4.replace(layers=15.0), {"head": 1.0}, 256.0, "16 stages leave some without any of 15 layers"),
-        (GPT4, {"pipeline": 1.0, "head": 1.0, "data": 12.0, "expert": 12.0}, 256.0, "16 experts do not split 12 ways"),
+        (GPT4.replace(layers=15.0), {"first_stage_share": 1.0}, 256.0, "16 stages leave some without any of 15 layers"),
+        (
+            GPT4,
+            {"pipeline": 1.0, "first_stage_share": 1.0, "data": 12.0, "expert": 12.0},
+            256.0,
+            "16 experts do not split 12 ways",
+        ),
         (GPT4, {"cache_by_sequence": 0.0}, 15.0, "15 sequences are fewer than 16 micro-batches"),
         (GPT4, {}, 127.0, "127 sequences in 16 micro-batches leave some of 8 tensor ways without one"),
     ],
@@ -43,11 +53,13 @@ def test_a_broken_rule_is_said_and_masked(model, changes, sequences, words):
 
 
 def test_stages_may_be_uneven_but_not_empty():
-    even = GOOD.replace(head=1.0)  # 120 layers on 16 stages: eight of eight layers, eight of seven
+    even = GOOD.replace(first_stage_share=1.0)  # 120 layers on 16 stages: eight of eight layers, eight of seven
     assert problems(GPT4, even, CLUSTER, batch=256.0, context=1000.0) == []
     half = GPT4.replace(layers=20.0)
-    assert bool(legal(half, GOOD.replace(head=1.0), CLUSTER, batch=256.0))
-    assert not bool(legal(half, GOOD.replace(head=0.5), CLUSTER, batch=256.0))  # its share of 20 layers is 0.6 of one
+    assert bool(legal(half, GOOD.replace(first_stage_share=1.0), CLUSTER, batch=256.0))
+    assert not bool(
+        legal(half, GOOD.replace(first_stage_share=0.5), CLUSTER, batch=256.0)
+    )  # its share of 20 layers is 0.6 of one
     assert bool(legal(GPT4.replace(layers=15.0), GOOD, CLUSTER, batch=256.0))  # a head stage without any is meant so
 
 
