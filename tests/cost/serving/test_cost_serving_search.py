@@ -56,7 +56,7 @@ def test_prompts_are_searched_by_what_reads_them():
     plans = {name: column[::97] for name, column in PLANS.items()}
     read = search(MODEL, CLUSTER, AMPERE, context=2048.0, like=Serving(), plans=plans, run=prefill)
     for index in np.random.default_rng(1).integers(0, len(read.seconds), 5):
-        sequences = plans["batch"][index]
+        batch = plans["batch"][index]
         made = prefill(MODEL, read.plan(index, Serving()), CLUSTER, AMPERE, batch=batch, prompt=2048.0)
         assert float(made.seconds) == pytest.approx(read.seconds[index], rel=1e-12)
         each = float(made.dollars_per_million(3600.0)) / 1e6

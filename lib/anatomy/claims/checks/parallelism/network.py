@@ -27,8 +27,9 @@ def block_fsdp(claim: Claim) -> Finding:
         claim,
         f"Not on record. Hybrid sharding in groups of 8 replicas would bring a chip to "
         f"{readable(float(step.memory.total), 'bytes')}, within 40 GB. If the weights are gathered anew for each of "
-        f"{float(plan.micro_batches(SEQUENCES)):.0f} micro-batches, that takes {float(step.gradient_reduction):.0f} s a "
-        f"step in place of {float(plain.gradient_reduction):.1f} s; it pays only if gathered weights serve many micro-batches.",
+        f"{float(plan.micro_batches(SEQUENCES)):.0f} micro-batches, that takes {float(step.gradient_reduction):.0f} s "
+        f"a step in place of {float(plain.gradient_reduction):.1f} s; it pays only if gathered weights serve many "
+        f"micro-batches.",
         value=float(step.gradient_reduction),
         unit="s",
         assumes=("weights are gathered anew for each micro-batch", *MODEL_ASSUMED),
@@ -46,7 +47,8 @@ def no_fsdp(claim: Claim) -> Finding:
         bool(least.gradient_reduction > claim.verdict["least_steps"] * plain.seconds),
         f"With 8 tensor ways and everything else fully sharded, a chip receives {readable(much, 'bytes')} a step, "
         f"{much / little:.0f} times what the stages' plan exchanges. That takes "
-        f"{float(sharded.gradient_reduction):.0f} s, or {float(least.gradient_reduction):.0f} s if all sequences of a replica pass at once; "
+        f"{float(sharded.gradient_reduction):.0f} s, or {float(least.gradient_reduction):.0f} s if all sequences of a "
+        f"replica pass at once; "
         f"the whole step of 8 x 15 takes {float(plain.seconds):.1f} s. Even hidden behind compute it would be slower.",
         value=float(sharded.gradient_reduction),
         unit="s",
@@ -84,8 +86,8 @@ def weak_clusters(claim: Claim) -> Finding:
     return uncheckable(
         claim,
         f"Not on record. If a stage lived in a cluster with {share:.1%} of the bandwidth of a node, its gradient "
-        f"reduction would take {float(slow.gradient_reduction):.0f} s in place of {float(plain.gradient_reduction):.1f} s "
-        f"and a step {float(slow.seconds / plain.seconds - 1):.0%} longer: the slowest stage sets the pace of all.",
+        f"reduction would take {float(slow.gradient_reduction):.0f} s in place of {float(plain.gradient_reduction):.1f} "
+        f"s and a step {float(slow.seconds / plain.seconds - 1):.0%} longer: the slowest stage sets the pace of all.",
         value=float(slow.seconds / plain.seconds - 1),
         unit="share",
         assumes=("200 Gbit/s a node in the weak cluster", *MODEL_ASSUMED),
