@@ -9,7 +9,7 @@ import bibtexparser
 import pytest
 from anatomy import __version__, claims
 from anatomy.claims.article.frontier import serving_plan
-from anatomy.site.calculator import quantity
+from anatomy.site.interactive.calculator import quantity
 from bs4 import BeautifulSoup
 from support.browser import chromium, needs_chromium, served
 from support.calculators import CHAPTERS, largest_error, of_chapter, on_page
@@ -199,22 +199,22 @@ def test_the_frontier_of_serving_answers_keys_and_fills_its_place(site):
 
 @needs_chromium
 def test_a_speculation_can_be_stepped_through_on_its_page(site):
-    (box,) = soup(site.html / "book" / "speculative-decoding.html").select(".anatomy-rounds")
+    (box,) = soup(site.html / "book" / "speculative-decoding.html").select(".anatomy-stepper")
     assert len(str(box).encode()) < 100_000
     fates = {row.select("td")[-1].text for row in box.select(".without-script tbody tr")}
-    assert {"accepted", "rejected", "drawn from what is left of p"} <= fates
+    assert {"accepted", "rejected", "drawn from the residual distribution"} <= fates
     with served(site.html) as address, chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 900})
         page.goto(f"{address}/book/speculative-decoding.html")
-        box = page.locator(".anatomy-rounds")
+        box = page.locator(".anatomy-stepper")
         walk = box.locator("[data-walk]")
         steps, kept = int(walk.get_attribute("max")), 0
         for _ in range(steps):
             walk.press("ArrowRight")
             kept += box.locator(".token.resampled, .token.bonus").count()
         assert walk.input_value() == str(steps) and kept >= 2
-        assert box.locator(".laws .bar").count() >= 4
-        row, place = (box.locator(f".laws{part}").first.bounding_box() for part in (" tr", ""))
+        assert box.locator(".distributions .bar").count() >= 4
+        row, place = (box.locator(f".distributions{part}").first.bounding_box() for part in (" tr", ""))
         assert row["width"] == pytest.approx(place["width"], abs=1)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.site.calculator import Choice, Curve, Output, Slider, calculator, quantity
+from anatomy.site.interactive.calculator import Choice, Curve, Output, Slider, calculator, quantity
 from bs4 import BeautifulSoup
 from hypothesis import given, settings
 from support.browser import overlapping_labels

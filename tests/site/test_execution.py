@@ -51,8 +51,8 @@ def executed_after(checkout: Path, before: dict[str, str], file: str, old: str, 
     [
         (LIB + "cost/training.py", '"""One training step of any', '"""A training step of any'),
         (LIB + "decode/speculation/step.py", "import ", "# a comment\nimport "),
-        (LIB + "site/static/calculator.css", "{", "{ color: red;"),
-        (LIB + "site/static/calculator.js", "const ", "/* an edit */ const "),
+        (LIB + "site/interactive/static/calculator.css", "{", "{ color: red;"),
+        (LIB + "site/interactive/static/calculator.js", "const ", "/* an edit */ const "),
         (LIB + "claims/ledger/ledger.js", "const ", "/* an edit */ const "),
         (LIB + "claims/record/claims.toml", "[[claim]]", "# an edit\n[[claim]]"),
         (LIB + "site/sphinx/extension.py", "NEVER_USED = (", 'NEVER_USED = ("nothing", '),
@@ -78,7 +78,12 @@ ALL_CLAIMS = {"index", "claims"}
         (LIB + "claims/checks/parallelism/layout.py", "def tp8(", "def tp8(*edited, ", ALL_CLAIMS | {"parallelism"}),
         (LIB + "claims/checks/intro.py", "def authors(", "def authors(*edited, ", ALL_CLAIMS),
         ("book/dataset.md", "draws=4000", "draws=4001", {"dataset"}),
-        (LIB + "site/calculator.py", 'frame("calculator", "Calculator"', 'frame("calculator", "Edited"', None),
+        (
+            LIB + "site/interactive/calculator.py",
+            'frame("calculator", "Calculator"',
+            'frame("calculator", "Edited"',
+            None,
+        ),
     ],
 )
 def test_edits_execute_the_pages_that_reach_them(checkout, before, file, old, new, pages):

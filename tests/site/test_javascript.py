@@ -6,7 +6,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from anatomy.site.javascript import SUPPORTED, javascript
+from anatomy.site.interactive.javascript import SUPPORTED, javascript
 from hypothesis import given, settings
 from jax import lax
 from support.nodejs import needs_node, run_javascript

@@ -13,7 +13,7 @@ import jupytext
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from anatomy.site.calculator import Calculator, Slider
+from anatomy.site.interactive.calculator import Calculator, Slider
 
 from support.checkout import ROOT
 from support.nodejs import run_javascript
@@ -39,7 +39,7 @@ def of_chapter(path: Path) -> list[Recorded]:
         recorded.append(Recorded(function, inputs, original(function, inputs=inputs, **options)))
         return recorded[-1].made
 
-    original = anatomy.site.calculator
+    original = anatomy.site.interactive.calculator
     names: dict[str, Any] = {"__name__": "__main__"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(anatomy.site, "calculator", record)

@@ -4,11 +4,11 @@ The Sphinx extension, `anatomy.site.sphinx.extension`, is loaded by Sphinx alone
 """
 
 from anatomy.site import figures
-from anatomy.site.calculator import Curve, calculator
-from anatomy.site.controls import Choice, Output, Slider
-from anatomy.site.frontier import frontier
-from anatomy.site.rounds import rounds
+from anatomy.site.interactive.calculator import Curve, calculator
+from anatomy.site.interactive.controls import Choice, Output, Slider
+from anatomy.site.interactive.frontier import frontier
+from anatomy.site.interactive.stepper import stepper
 from anatomy.site.tables import table
 from anatomy.site.values import glue
 
-__all__ = ["Choice", "Curve", "Output", "Slider", "calculator", "figures", "frontier", "glue", "rounds", "table"]
+__all__ = ["Choice", "Curve", "Output", "Slider", "calculator", "figures", "frontier", "glue", "stepper", "table"]

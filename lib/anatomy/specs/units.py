@@ -29,7 +29,7 @@ def readable(value: float, unit: str = "", digits: int = 3) -> str:
 def quantity(value: float, unit: str = "", digits: int = 3, trim: bool = False, words: bool = False) -> str:
     """A number for a reader, as "1.83 T parameters", "277 GB", "$63.0 M" or "2.15 × 10²⁵ FLOP".
 
-    The same rule stands in `site/static/calculator.js`, and a test holds the two together.
+    The same rule stands in `site/interactive/static/calculator.js`, and a test holds the two together.
 
     Args:
         value: in the base unit: bytes, FLOP, dollars, a share of 1 for "%"; or true or false.

@@ -85,9 +85,9 @@ def weak_clusters(claim: Claim) -> Finding:
     slow = run(on=weak(share))
     return uncheckable(
         claim,
-        f"Not on record. If a stage lived in a cluster with {share:.1%} of the bandwidth of a node, its gradient "
-        f"reduction would take {float(slow.gradient_reduction):.0f} s in place of {float(plain.gradient_reduction):.1f} "
-        f"s and a step {float(slow.seconds / plain.seconds - 1):.0%} longer: the slowest stage sets the pace of all.",
+        f"Not on record. If a stage lived in a cluster with {share:.1%} of the bandwidth of a node, its gradients "
+        f"would take {float(slow.gradient_reduction):.0f} s to reduce in place of {float(plain.gradient_reduction):.1f} "
+        f"s, and a step {float(slow.seconds / plain.seconds - 1):.0%} longer: the slowest stage sets the pace of all.",
         value=float(slow.seconds / plain.seconds - 1),
         unit="share",
         assumes=("200 Gbit/s a node in the weak cluster", *MODEL_ASSUMED),

@@ -1,9 +1,9 @@
-// Steps through recorded rounds of speculation: by buttons, slider, arrow keys, or by itself.
+// Steps through recorded speculation: by buttons, slider, arrow keys, or by itself.
 // Inside the HTML of each figure; needs nothing else.
 (() => {
   "use strict";
   const version = "@VERSION@";
-  if (globalThis.anatomyRounds?.version === version) return globalThis.anatomyRounds.start();
+  if (globalThis.anatomyStepper?.version === version) return globalThis.anatomyStepper.start();
   const PAUSE = 1600; // ms between steps that play by themselves
 
   const visible = (text) => text.replaceAll("\n", "↵\n");
@@ -25,17 +25,17 @@
     return cell;
   };
 
-  const table = ({what, laws}) => {
+  const table = ({what, distributions}) => {
     const made = make("table", "");
     const head = make("tr", "");
-    const other = {resampled: "drawn from", bonus: "drawn from"}[what] ?? "draft q";
+    const other = {resampled: "residual", bonus: "target p"}[what] ?? "draft q";
     for (const name of ["Token", "target p", other]) {
       const cell = make("th", "", name);
       cell.scope = "col";
       head.append(cell);
     }
     made.append(head);
-    for (const [token, p, q, chosen] of laws) {
+    for (const [token, p, q, chosen] of distributions) {
       const row = make("tr", chosen ? "chosen" : "");
       const name = make("th", "", token);
       name.scope = "row";
@@ -47,7 +47,7 @@
 
   const attach = (root) => {
     root.dataset.ready = "";
-    const {prompt, steps} = JSON.parse(root.querySelector(".anatomy-rounds-spec").textContent);
+    const {prompt, decisions} = JSON.parse(root.querySelector(".anatomy-stepper-spec").textContent);
     const find = (name) => root.querySelector(name);
     const walk = find("[data-walk]");
     const play = find("[data-play]");
@@ -57,23 +57,23 @@
 
     const show = () => {
       const at = Number(walk.value);
-      const step = steps[at];
-      find(".known").textContent = visible(prompt + step.before);
+      const decision = decisions[at];
+      find(".known").textContent = visible(prompt + decision.before);
       find(".draft").replaceChildren(
-        ...step.draft.map(([token, mark]) => {
+        ...decision.draft.map(([token, mark]) => {
           const part = make("span", `token ${mark}`, visible(token));
           part.title = mark;
           return part;
         }),
       );
-      find(".say").textContent = step.say;
-      find(".laws").replaceChildren(table(step));
-      const told = `${at + 1} of ${steps.length}: round ${step.round}, ${step.what}`;
-      walk.parentNode.querySelector("output").textContent = told;
-      walk.setAttribute("aria-valuetext", told);
-      walk.style.setProperty("--filled", `${(100 * at) / (steps.length - 1)}%`);
+      find(".say").textContent = decision.say;
+      find(".distributions").replaceChildren(table(decision));
+      const place = `${at + 1} of ${decisions.length}: step ${decision.step}, ${decision.what}`;
+      walk.parentNode.querySelector("output").textContent = place;
+      walk.setAttribute("aria-valuetext", place);
+      walk.style.setProperty("--filled", `${(100 * at) / (decisions.length - 1)}%`);
       find('[data-go="-1"]').disabled = at === 0;
-      find('[data-go="1"]').disabled = at === steps.length - 1;
+      find('[data-go="1"]').disabled = at === decisions.length - 1;
     };
 
     const stop = () => {
@@ -86,7 +86,7 @@
     const go = (by) => {
       walk.value = Number(walk.value) + by;
       show();
-      if (Number(walk.value) === steps.length - 1) stop();
+      if (Number(walk.value) === decisions.length - 1) stop();
     };
 
     for (const button of root.querySelectorAll("[data-go]"))
@@ -100,7 +100,7 @@
     });
     play.addEventListener("click", () => {
       if (timer !== null) return stop();
-      if (Number(walk.value) === steps.length - 1) walk.value = 0;
+      if (Number(walk.value) === decisions.length - 1) walk.value = 0;
       else walk.value = Number(walk.value) + 1;
       play.textContent = "Pause";
       play.setAttribute("aria-pressed", "true");
@@ -110,7 +110,7 @@
     show();
   };
 
-  const start = () => document.querySelectorAll(".anatomy-rounds:not([data-ready])").forEach(attach);
-  globalThis.anatomyRounds = {version, number, start};
+  const start = () => document.querySelectorAll(".anatomy-stepper:not([data-ready])").forEach(attach);
+  globalThis.anatomyStepper = {version, number, start};
   if (typeof document !== "undefined") start();
 })();

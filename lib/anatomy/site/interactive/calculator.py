@@ -1,7 +1,7 @@
 """Live calculators: a function of the library on the page, with sliders.
 
 The function is evaluated with JAX where the page is made, so that the page reads without JavaScript, and
-printed to JavaScript (`anatomy.site.javascript`), so that the sliders move the very same formulas. What a
+printed to JavaScript (`anatomy.site.interactive.javascript`), so that the sliders move the very same formulas. What a
 page needs is inside its HTML: nothing is fetched, and a notebook shows the same calculator as the site.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from anatomy.site.controls import Choice, Live, Output, Slider, frame, plain, refuse, result_row
-from anatomy.site.javascript import javascript
+from anatomy.site.interactive.controls import Choice, Live, Output, Slider, frame, plain, refuse, result_row
+from anatomy.site.interactive.javascript import javascript
 from anatomy.specs.units import quantity
 
 
@@ -73,7 +73,7 @@ def calculator(
     Everything is made here, and not when the notebook shows the result: there, errors are swallowed.
 
     Args:
-        function: pure, with what `anatomy.site.javascript` supports; traced, so that specs do not check
+        function: pure, with what `anatomy.site.interactive.javascript` supports; traced, so that specs do not check
             values: limits belong to the sliders.
         inputs: each named after a parameter of the function; parameters with a default may be left out.
         outputs: each named after a result of the function; other results are not printed.

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from anatomy.site.calculator import only
-from anatomy.site.controls import Choice, Live, Output, Slider, frame, plain, refuse, result_row
-from anatomy.site.javascript import javascript
+from anatomy.site.interactive.calculator import only
+from anatomy.site.interactive.controls import Choice, Live, Output, Slider, frame, plain, refuse, result_row
+from anatomy.site.interactive.javascript import javascript
 from anatomy.specs.units import quantity
 
 Columns = Mapping[str, Sequence[float]]
@@ -53,7 +53,7 @@ def frontier(
 
     Args:
         function: of a point's columns and of the sliders; returns a dict of scalars. Pure, with what
-            `anatomy.site.javascript` supports.
+            `anatomy.site.interactive.javascript` supports.
         points: for each combination of the choices, in their order, series by name: the same in all of them, of which
             the first is the frontier. A series has columns of equal length, numbers only; they are kept to four
             digits, and put in order of x. It may be empty.

@@ -232,11 +232,11 @@ def frame(
     return "\n".join(
         [
             f'<div class="anatomy-live anatomy-{kind}" id="{key}" role="group" aria-label="{label}"{described}>',
-            *(embedded(f"site/static/{name}") for name in ("calculator.css", *styles)),
+            *(embedded(f"site/interactive/static/{name}") for name in ("calculator.css", *styles)),
             f'<p class="caption" id="{key}-caption">{escape(caption)}</p>' if caption else "",
             *inside(key),
             f'<script type="application/json" class="anatomy-{kind}-spec">{data}</script>',
-            *(embedded(f"site/static/{name}") for name in scripts),
+            *(embedded(f"site/interactive/static/{name}") for name in scripts),
             "</div>",
         ]
     )

@@ -1,0 +1,1 @@
+"""What answers when it is touched: calculators, frontiers, and the stepper through speculation."""
