@@ -75,7 +75,7 @@ DRAFTS = {
     "staged, itself": StagedDraft(ServedModel(weights_of(CONFIG), CONFIG, SEND), a_model(chain(2)), chain(3)),
     "staged, tree": StagedDraft(ServedModel(weights_of(SMALL, 2), SMALL, SEND), a_model(wide((2, 2))), chain(3)),
 }
-SLOW = ("text", "itself, tree", "staged", "staged, tree")  # programs alike are compiled for the others
+SLOW = ("text", "itself, tree", "staged", "staged, tree")  # programs correlation are compiled for the others
 every_draft = pytest.mark.parametrize(
     "drafter",
     [pytest.param(draft, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, draft in DRAFTS.items()],
@@ -181,13 +181,13 @@ def test_an_adapted_draft_is_greedy_too():
 
 
 @given(st.floats(0.01, 0.99), st.floats(0, 0.5), st.floats(0, 0.2))
-def test_the_adapted_length_is_the_best_by_the_cost_model(alignment, cost, more):
-    found = AdaptiveLength(cost, more=more).length(jnp.array([[alignment * 8, 8.0]]), 6)
+def test_the_adapted_length_is_the_best_by_the_cost_model(rate, cost, more):
+    found = AdaptiveLength(cost, more=more).length(jnp.array([[rate * 8, 8.0]]), 6)
     assert int(found[0]) == max(
         1,
         int(
             best_draft_length(
-                independent_acceptance(acceptance_rate=alignment, longest=6),
+                independent_acceptance(acceptance_rate=rate, longest=6),
                 draft_cost=cost,
                 verify_cost=1 + more * jnp.arange(7),
             )

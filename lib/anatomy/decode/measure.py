@@ -1,6 +1,6 @@
 """What serving takes on this machine, by the clock: decode steps against context, steps of the engine, and replays.
 
-What is compared is measured in turns, so that whatever else the machine does falls on all alike. What is measured can
+What is compared is measured in turns, so that whatever else the machine does falls on all equally. What is measured can
 be kept as JSON. Seconds mean nothing elsewhere; their ratios do.
 """
 

@@ -72,7 +72,7 @@ class Target(NamedTuple):
         return sum(a.nbytes for a in jax.tree.leaves(self.weights))
 
     def read(self, experts: float) -> float:
-        """Bytes that a pass reads which touches so many experts of each layer."""
+        """Bytes that a pass reads in which so many experts of each layer are active."""
         each = 3 * self.config.d_model * self.config.d_ff * 4 * self.config.layers
         embedding = self.weights.embedding.nbytes  # of which a few rows are read
         return self.bytes - embedding - (self.config.experts - experts) * each

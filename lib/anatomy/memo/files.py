@@ -42,7 +42,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 def read_or_compute(file: Path, compute: Callable[[], Any]) -> Any:
     """What a JSON file holds; where it is missing or damaged, it is computed and written first.
 
-    Computed or read, the result has been through JSON, so that both look alike: tuples are lists, keys are strings.
+    Computed or read, the result has been through JSON, so that both have one form: tuples are lists, keys are strings.
     """
     try:
         return json.loads(file.read_text("utf-8"))

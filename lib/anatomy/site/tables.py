@@ -1,4 +1,4 @@
-"""Tables of computed rows, as HTML that notebooks and pages show alike."""
+"""Tables of computed rows, as HTML that notebooks and pages show."""
 
 from collections.abc import Iterable, Sequence
 from html import escape

@@ -11,7 +11,7 @@ from anatomy.specs.base import Scalar, number, refuse_where, shown, spec, switch
 
 
 class Recompute(IntEnum):
-    """Which activations are computed again in the backward pass (korthikanti2023reducing)."""
+    """Activation recomputation in the backward pass (korthikanti2023reducing)."""
 
     NONE = 0
     SELECTIVE = 1  # the attention scores only
@@ -23,7 +23,7 @@ class Plan:
     """Ways of parallelism and what goes with them.
 
     Chips are numbered with tensor innermost, then data, then pipeline outermost, as in
-    narayanan2021megatron, so that the ranks that talk most are neighbours.
+    narayanan2021megatron, so that the ranks that communicate most are neighbours.
     """
 
     tensor: Scalar = number("ways", low=1, whole=True, default=1.0, doc="a layer's matrices are split")

@@ -9,7 +9,7 @@ from anatomy.cost.efficiency import Efficiency
 from anatomy.cost.explore import Calibration, calibrate
 from anatomy.validate.published import MEASURES, Run
 
-# What is usual, and how far constants stray from it: half_size by a factor of two, the odds of a share by one of 1.6.
+# What is usual, and how far constants vary around it: half_size by a factor of two, the odds of a share by one of 1.6.
 # Five rows do not determine five constants; what they leave open, these decide.
 USUAL = Efficiency(matmul=0.75, half_size=20.0, memory=0.85, link=0.8, network=0.85)
 SPREAD = {"matmul": 0.5, "half_size": 0.7, "memory": 0.5, "link": 0.5, "network": 0.5}
@@ -28,7 +28,7 @@ def fit(
         runs: of one generation of chips.
         hold: names of constants that stay as in `start`.
         start: the constants to begin with.
-        spread: how far each constant strays from what is usual, in its logarithm or that of its odds.
+        spread: standard deviation of each constant from what is usual, in its logarithm or that of its odds.
 
     Returns:
         The `Efficiency` that fits, predictions and relative errors; see `explore.calibrate`.

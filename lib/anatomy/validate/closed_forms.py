@@ -172,7 +172,7 @@ def expected_collectives(case: Case) -> list[Term]:
     everywhere = ("data", "pipeline", "expert")
     reduce = partial(Term, "all-reduce")
     found = [
-        # A compiler drops the sum after the experts that are computed again: nothing reads it.
+        # A compiler drops the sum after recomputed experts: nothing reads it.
         reduce(("tensor",), "layers: 2 forward, 1 again, 2 backward", 5 * passes * stream),
         reduce(("tensor",), "logits: maximum, sum and target of each token", 3 * m * BYTES * s.tokens),
         reduce(("tensor",), "logits: gradient of the stream", m * stream),

@@ -193,7 +193,7 @@ def _sent(case: Case, moved: Counter[tuple[str, tuple[str, ...]]]) -> Iterable[R
     exchange = [key for key in moved if key[1] and set(key[1]) <= set(REPLICAS) and key[0] != "all-to-all"]
     about = (
         ("tensor", [("all-reduce", ("tensor",))],
-         "an all-reduce of each layer that is computed again is dropped; logits and copied arrays have their own"),
+         "an all-reduce of each recomputed layer is dropped; logits and copied arrays have their own"),
         ("expert", [("all-to-all", ("expert",))],
          "every tensor way sends whole tokens, and empty places are sent too"),
         ("stages", [("collective-permute", ("pipeline",))],

@@ -219,8 +219,10 @@ def check_agreement(published: dict[str, float], implied: dict[str, float], what
         ValueError: so they are.
     """
     if implied and max(implied.values()) > AGREEMENT * min(implied.values()):
-        told = ", ".join(f"{key} {published[key]:g} is {s:.3g} s {what}" for key, s in implied.items())
-        raise ValueError(f"published numbers contradict each other: {told}; allowed: within {AGREEMENT - 1:.0%}")
+        contradiction = ", ".join(f"{key} {published[key]:g} is {s:.3g} s {what}" for key, s in implied.items())
+        raise ValueError(
+            f"published numbers contradict each other: {contradiction}; allowed: within {AGREEMENT - 1:.0%}"
+        )
 
 
 def known(owner: str, row: dict[str, Any], allowed: Iterable[str]) -> None:

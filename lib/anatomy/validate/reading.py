@@ -14,7 +14,7 @@ import jax
 
 from anatomy.validate import published, serving
 
-# That come with the library: those it was built on, and those that it met later.
+# That come with the library: those it was built on, and the held-out runs.
 FILES = ("runs", "further", "serving", "serving_further")
 
 

@@ -19,9 +19,9 @@ def sets(weights: np.ndarray, top_k: int) -> dict[tuple[int, ...], float]:
     return {chosen: weight / sum(made.values()) for chosen, weight in made.items()}
 
 
-def laid_out(groups: int, group: int, weights: np.ndarray, top_k: int, alike: float = 0.0):
+def laid_out(groups: int, group: int, weights: np.ndarray, top_k: int, correlation: float = 0.0):
     """Loads of the experts in every case there is, with its chance: leaders, who follows, and who chooses what."""
-    law, f = sets(weights, top_k), alike**0.5
+    law, f = sets(weights, top_k), correlation**0.5
     one = {}  # loads of one group
     for leader, follows in product(law, product((0, 1), repeat=group)):
         for own in product(law, repeat=group - sum(follows)):
@@ -41,19 +41,19 @@ def laid_out(groups: int, group: int, weights: np.ndarray, top_k: int, alike: fl
 
 
 CASES = [(1, 3, 1, 0.0), (2, 2, 1, 0.4), (1, 3, 2, 0.0), (2, 2, 2, 0.25), (3, 1, 2, 0.7), (1, 2, 3, 0.5)]
-every_case = pytest.mark.parametrize("groups, group, top_k, alike", CASES)
+every_case = pytest.mark.parametrize("groups, group, top_k, correlation", CASES)
 
 
 @every_case
 @pytest.mark.parametrize("weights", [np.ones(4), WEIGHTS], ids=["even", "skewed"])
-def test_against_every_case_there_is(groups, group, top_k, alike, weights):
-    loads, chances = laid_out(groups, group, weights, top_k, alike)
+def test_against_every_case_there_is(groups, group, top_k, correlation, weights):
+    loads, chances = laid_out(groups, group, weights, top_k, correlation)
     n = groups * group
     assert chances.sum() == pytest.approx(1)
     # Which experts are touched, and how many of them, on one way and on two.
     indices = (loads > 0) @ 2 ** np.arange(4)
     found = occupancy.active_sets_distribution(
-        tokens=n, weights=weights, top_k=top_k, correlation=alike, group_size=group
+        tokens=n, weights=weights, top_k=top_k, correlation=correlation, group_size=group
     )
     assert np.asarray(found) == pytest.approx(np.bincount(indices, chances, 16), abs=1e-13)
     for ways in (1, 2, 4):
@@ -63,19 +63,21 @@ def test_against_every_case_there_is(groups, group, top_k, alike, weights):
     count = np.bincount((loads > 0).sum(1), chances, 5)
     if weights[0] == 1:
         assert np.asarray(
-            occupancy.active_experts_distribution(tokens=n, experts=4, top_k=top_k, correlation=alike, group_size=group)
+            occupancy.active_experts_distribution(
+                tokens=n, experts=4, top_k=top_k, correlation=correlation, group_size=group
+            )
         ) == pytest.approx(count, abs=1e-13)
     # Their expectation takes no more than the chance of each.
     share = occupancy.inclusion_probabilities(weights, top_k=top_k)
     assert np.asarray(share) * n == pytest.approx(loads.T @ chances)
     assert float(
-        occupancy.expected_active_experts(n, probabilities=share, correlation=alike, group_size=group)
+        occupancy.expected_active_experts(n, probabilities=share, correlation=correlation, group_size=group)
     ) == pytest.approx(count @ np.arange(5))
     # Tokens of one expert.
-    told = occupancy.expert_load_distribution(tokens=n, probability=share[0], correlation=alike, group_size=group)
+    told = occupancy.expert_load_distribution(tokens=n, probability=share[0], correlation=correlation, group_size=group)
     assert np.asarray(told) == pytest.approx(np.bincount(loads[:, 0], chances, n + 1), abs=1e-13)
     # The fullest.
-    if alike == 0 and top_k < 3:
+    if correlation == 0 and top_k < 3:
         told = occupancy.max_load_distribution(tokens=n, weights=weights, top_k=top_k)
         assert told == pytest.approx(np.bincount(loads.max(1), chances, n + 1), abs=1e-13)
 
@@ -115,15 +117,15 @@ def test_shares_of_one_choice_are_the_weights():
 
 @settings(max_examples=30)
 @given(st.floats(0, 1), st.floats(0.01, 0.99), st.integers(1, 50))
-def test_a_group_lies_between_one_choice_and_as_many_as_its_tokens(alike, z, group):
+def test_a_group_lies_between_one_choice_and_as_many_as_its_tokens(correlation, z, group):
     for nobody in (occupancy.copying_group, occupancy.polya_urn):
-        alone, together, between = (float(nobody(z, rho, group)) for rho in (0.0, 1.0, alike))
+        alone, together, between = (float(nobody(z, rho, group)) for rho in (0.0, 1.0, correlation))
         assert alone == pytest.approx(z**group, rel=1e-5, abs=1e-12)
         assert together == pytest.approx(z, rel=1e-5)
         assert alone * (1 - 1e-5) - 1e-12 <= between <= together * (1 + 1e-5)
-        assert float(nobody(z, alike, 1.0)) == pytest.approx(z, rel=1e-6)  # nobody to be alike
+        assert float(nobody(z, correlation, 1.0)) == pytest.approx(z, rel=1e-6)  # nobody to be correlation
         # Two tokens both stay away with the chance that the correlation says.
-        assert float(nobody(z, alike, 2.0)) == pytest.approx(z * z + alike * z * (1 - z), rel=1e-5)
+        assert float(nobody(z, correlation, 2.0)) == pytest.approx(z * z + correlation * z * (1 - z), rel=1e-5)
 
 
 def test_the_urn_is_that_of_dirichlet_and_polya():
@@ -142,18 +144,24 @@ def test_the_urn_is_that_of_dirichlet_and_polya():
     ) == pytest.approx(hit, rel=0.02)
 
 
-@pytest.mark.parametrize("alike, group", [(0.0, 1), (0.3, 8), (1.0, 4), (0.05, 64)])
-def test_spread_of_one_expert_has_the_design_effect(alike, group):
+@pytest.mark.parametrize("correlation, group", [(0.0, 1), (0.3, 8), (1.0, 4), (0.05, 64)])
+def test_spread_of_one_expert_has_the_design_effect(correlation, group):
     n, p = 64, 1 / 8
-    law = np.asarray(occupancy.expert_load_distribution(tokens=n, probability=p, correlation=alike, group_size=group))
+    law = np.asarray(
+        occupancy.expert_load_distribution(tokens=n, probability=p, correlation=correlation, group_size=group)
+    )
     count = np.arange(n + 1)
     mean = law @ count
     assert law.sum() == pytest.approx(1) and mean == pytest.approx(n * p)
     spread = (law @ (count - mean) ** 2) ** 0.5
     assert spread == pytest.approx(
-        float(routing.load_standard_deviation(tokens=n, experts=16.0, top_k=2.0, correlation=alike, group_size=group))
+        float(
+            routing.load_standard_deviation(
+                tokens=n, experts=16.0, top_k=2.0, correlation=correlation, group_size=group
+            )
+        )
     )
-    if alike == 0:
+    if correlation == 0:
         assert law == pytest.approx(binom(n, p).pmf(count), abs=1e-13)
 
 
@@ -217,7 +225,10 @@ def test_jit_vmap_and_grad_agree_with_plain_calls():
             lambda: occupancy.expected_active_experts(8, probabilities=[0.5, 1.5]),
             r"touched.share is 1.5; allowed: a number at least 0 and at most 1",
         ),
-        (lambda: occupancy.expected_active_experts(8, probabilities=[0.5], correlation=-0.1), "touched.alike is -0.1"),
+        (
+            lambda: occupancy.expected_active_experts(8, probabilities=[0.5], correlation=-0.1),
+            "touched.correlation is -0.1",
+        ),
         (lambda: occupancy.expected_active_experts(8, probabilities=[0.5], group_size=0.5), "touched.group is 0.5"),
         (
             lambda: occupancy.active_experts_distribution(tokens=8, experts=16, top_k=17),

@@ -38,9 +38,9 @@ def test_independent_tokens(top_k):
     assert counts.std() == pytest.approx(spread, rel=0.02, abs=1e-12)
 
 
-@pytest.mark.parametrize("alike", [0.1, 0.5])
+@pytest.mark.parametrize("correlation", [0.1, 0.5])
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_tokens_that_follow_their_sequence(alike, top_k):
+def test_tokens_that_follow_their_sequence(correlation, top_k):
     """Each token goes where a hidden leader of its sequence goes, with probability sqrt(rho).
 
     Two tokens follow the same leader with probability rho and are independent otherwise, so rho is the
@@ -49,15 +49,15 @@ def test_tokens_that_follow_their_sequence(alike, top_k):
     rng, sequences, length = np.random.default_rng(1), 8, 16
     leaders = choices(rng, (TRIALS, sequences, 1), top_k)
     own = choices(rng, (TRIALS, sequences, length), top_k)
-    follow = rng.random((TRIALS, sequences, length, 1)) < alike**0.5
+    follow = rng.random((TRIALS, sequences, length, 1)) < correlation**0.5
     went = np.where(follow, leaders, own)
     # The construction has the correlation that it promises.
     pair = np.corrcoef(went[:, :, 0].ravel(), went[:, :, 1].ravel())[0, 1]
-    assert pair == pytest.approx(alike, abs=0.02)
+    assert pair == pytest.approx(correlation, abs=0.02)
     counts = went.sum((1, 2))
     spread = float(
         load_standard_deviation(
-            tokens=sequences * length, experts=EXPERTS, top_k=top_k, correlation=alike, group_size=length
+            tokens=sequences * length, experts=EXPERTS, top_k=top_k, correlation=correlation, group_size=length
         )
     )
     assert counts.std() == pytest.approx(spread, rel=0.03)
@@ -72,12 +72,12 @@ def test_limits(sequences, length, experts, data):
         load_standard_deviation(tokens=tokens, experts=experts, top_k=top_k, correlation=0.0, group_size=length)
     )
     assert alone == pytest.approx((tokens * p * (1 - p)) ** 0.5, rel=1e-9, abs=1e-9)
-    # Wholly alike, a sequence is one thing of `length` tokens.
+    # Wholly correlation, a sequence is one thing of `length` tokens.
     together = float(
         load_standard_deviation(tokens=tokens, experts=experts, top_k=top_k, correlation=1.0, group_size=length)
     )
     assert together == pytest.approx(length * (sequences * p * (1 - p)) ** 0.5, rel=1e-9, abs=1e-9)
-    # A group of one cannot be alike.
+    # A group of one cannot be correlation.
     assert float(
         load_standard_deviation(tokens=tokens, experts=experts, top_k=top_k, correlation=1.0, group_size=1.0)
     ) == pytest.approx(alone, rel=1e-12)
@@ -173,7 +173,7 @@ def test_fullest_expert_at_the_ends():
         (lambda: tokens_per_expert(tokens=8, experts=16, top_k=-2), "tokens_per_expert.top_k is -2"),
         (
             lambda: load_standard_deviation(tokens=8, experts=16, top_k=2, correlation=1.5),
-            "load_standard_deviation.alike is 1.5",
+            "load_standard_deviation.correlation is 1.5",
         ),
         (
             lambda: load_standard_deviation(tokens=8, experts=16, top_k=2, correlation=0.5, group_size=0.5),

@@ -13,12 +13,12 @@ SKEWED = np.asarray(occupancy.zipf(experts=8, exponent=0.8))
 
 
 @pytest.mark.parametrize("weights", [np.ones(8), SKEWED], ids=["even", "skewed"])
-@pytest.mark.parametrize("top_k, alike, group", [(2, 0.0, 1), (2, 0.3, 4)])
-def test_samples_follow_the_exact_distributions(weights, top_k, alike, group):
+@pytest.mark.parametrize("top_k, correlation, group", [(2, 0.0, 1), (2, 0.3, 4)])
+def test_samples_follow_the_exact_distributions(weights, top_k, correlation, group):
     n = 12
     made = np.asarray(
         loads.sample_loads(
-            KEY, tokens=n, weights=weights, top_k=top_k, correlation=alike, group_size=group, steps=STEPS
+            KEY, tokens=n, weights=weights, top_k=top_k, correlation=correlation, group_size=group, steps=STEPS
         )
     )
     assert made.shape == (STEPS, 8)
@@ -26,18 +26,20 @@ def test_samples_follow_the_exact_distributions(weights, top_k, alike, group):
     share = np.asarray(occupancy.inclusion_probabilities(weights, top_k=top_k))
     for e in (0, 7):
         law = np.asarray(
-            occupancy.expert_load_distribution(tokens=n, probability=share[e], correlation=alike, group_size=group)
+            occupancy.expert_load_distribution(
+                tokens=n, probability=share[e], correlation=correlation, group_size=group
+            )
         )
         assert np.bincount(made[:, e].astype(int), minlength=n + 1) / STEPS == pytest.approx(law, abs=0.05)
     law = np.asarray(
         occupancy.most_active_experts_distribution(
             occupancy.active_sets_distribution(
-                tokens=n, weights=weights, top_k=top_k, correlation=alike, group_size=group
+                tokens=n, weights=weights, top_k=top_k, correlation=correlation, group_size=group
             )
         )
     )
     assert np.bincount((made > 0).sum(1), minlength=9) / STEPS == pytest.approx(law, abs=0.05)
-    if alike == 0 and top_k < 3:
+    if correlation == 0 and top_k < 3:
         law = occupancy.max_load_distribution(tokens=n, weights=weights, top_k=top_k)
         assert np.bincount(made.max(1).astype(int), minlength=n + 1) / STEPS == pytest.approx(law, abs=0.05)
 
@@ -102,7 +104,7 @@ def test_a_step_waits_for_the_slowest_way():
         ),
         (
             lambda: loads.sample_loads(KEY, tokens=10, weights=SKEWED, top_k=2, correlation=2.0),
-            "sample_loads.alike is 2",
+            "sample_loads.correlation is 2",
         ),
         (
             lambda: loads.sample_loads(KEY, tokens=10, weights=np.ones(3), top_k=5),

@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from scipy.optimize import minimize_scalar
 from scipy.special import lambertw
 
-ROUNDS = 200_000
+STEPS = 200_000
 shares = st.floats(0, 1, allow_subnormal=False)
 lengths = st.integers(0, 64)
 inner = st.floats(0.05, 0.98)
@@ -46,12 +46,12 @@ def yielded(accepted):
 
 
 @given(shares, lengths)
-def test_expected_tokens_are_the_sum_of_survivals(alignment, length):
-    survival = independent_acceptance(acceptance_rate=alignment, longest=length)
-    assert float(expected_tokens(acceptance_rate=alignment, draft_length=length)) == pytest.approx(
-        float(survival.sum()), rel=1e-12
+def test_expected_tokens_are_the_sum_of_survivals(rate, length):
+    acceptance = independent_acceptance(acceptance_rate=rate, longest=length)
+    assert float(expected_tokens(acceptance_rate=rate, draft_length=length)) == pytest.approx(
+        float(acceptance.sum()), rel=1e-12
     )
-    assert 1 <= float(expected_tokens(acceptance_rate=alignment, draft_length=length)) <= length + 1 + 1e-9
+    assert 1 <= float(expected_tokens(acceptance_rate=rate, draft_length=length)) <= length + 1 + 1e-9
 
 
 @settings(max_examples=40)
@@ -66,51 +66,51 @@ def test_gradients_are_right_up_to_alignment_one(short, length):
     assert float(longer) == pytest.approx(exact, rel=1e-6)
 
 
-@pytest.mark.parametrize("alignment", [0.0, 0.3, 0.75, 1.0])
-def test_rounds_that_are_drawn(alignment):
-    tokens = yielded(np.random.default_rng(0).random((ROUNDS, 6)) < alignment)
-    survival = independent_acceptance(acceptance_rate=alignment, longest=6)
-    mean, deviation = tokens_moments(survival)
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.75, 1.0])
+def test_steps_that_are_drawn(rate):
+    tokens = yielded(np.random.default_rng(0).random((STEPS, 6)) < rate)
+    acceptance = independent_acceptance(acceptance_rate=rate, longest=6)
+    mean, deviation = tokens_moments(acceptance)
     assert close(tokens, mean)
     assert tokens.std() == pytest.approx(float(deviation), rel=0.01, abs=1e-9)
-    counted = np.bincount(tokens, minlength=8)[1:] / ROUNDS
-    np.testing.assert_allclose(counted, tokens_distribution(survival), atol=0.006)
+    counted = np.bincount(tokens, minlength=8)[1:] / STEPS
+    np.testing.assert_allclose(counted, tokens_distribution(acceptance), atol=0.006)
 
 
 # Acceptance that varies.
 
 
-@pytest.mark.parametrize("alignment, alike", [(0.75, 0.1), (0.6, 0.5), (0.9, 0.9)])
-def test_rounds_of_uneven_ease(alignment, alike):
+@pytest.mark.parametrize("rate, correlation", [(0.75, 0.1), (0.6, 0.5), (0.9, 0.9)])
+def test_steps_of_varying_ease(rate, correlation):
     """Each round has a chance of its own, drawn from the beta distribution of that mean and correlation."""
-    rng, both = np.random.default_rng(1), 1 / alike - 1
-    ease = rng.beta(alignment * both, (1 - alignment) * both, (ROUNDS, 1))
-    accepted = rng.random((ROUNDS, 8)) < ease
-    assert np.corrcoef(accepted[:, 0], accepted[:, 7])[0, 1] == pytest.approx(alike, abs=0.02)
-    for i, expected in enumerate(correlated_acceptance(acceptance_rate=alignment, correlation=alike, longest=8)):
+    rng, both = np.random.default_rng(1), 1 / correlation - 1
+    ease = rng.beta(rate * both, (1 - rate) * both, (STEPS, 1))
+    accepted = rng.random((STEPS, 8)) < ease
+    assert np.corrcoef(accepted[:, 0], accepted[:, 7])[0, 1] == pytest.approx(correlation, abs=0.02)
+    for i, expected in enumerate(correlated_acceptance(acceptance_rate=rate, correlation=correlation, longest=8)):
         assert close(accepted[:, :i].all(1), expected)
 
 
 @settings(max_examples=30)
 @given(shares, st.integers(0, 12))
-def test_uneven_rounds_at_the_ends(alignment, most):
+def test_correlated_steps_at_the_ends(rate, most):
     np.testing.assert_allclose(
-        correlated_acceptance(acceptance_rate=alignment, correlation=0.0, longest=most),
-        independent_acceptance(acceptance_rate=alignment, longest=most),
+        correlated_acceptance(acceptance_rate=rate, correlation=0.0, longest=most),
+        independent_acceptance(acceptance_rate=rate, longest=most),
         rtol=1e-12,
     )
-    wholly = [1.0, *[alignment] * most]
+    wholly = [1.0, *[rate] * most]
     np.testing.assert_allclose(
-        correlated_acceptance(acceptance_rate=alignment, correlation=1.0, longest=most), wholly, rtol=1e-12
+        correlated_acceptance(acceptance_rate=rate, correlation=1.0, longest=most), wholly, rtol=1e-12
     )
 
 
 @given(inner, st.floats(0.01, 0.9))
-def test_uneven_rounds_fall_like_a_power(alignment, alike):
+def test_correlated_steps_fall_like_a_power(rate, correlation):
     """ln S over ln i tends to -(1 - a) (1 - rho) / rho: no exponential."""
-    survival = np.log(correlated_acceptance(acceptance_rate=alignment, correlation=alike, longest=40_000))
-    slope = (survival[40_000] - survival[20_000]) / np.log(2)
-    assert slope == pytest.approx(-(1 - alignment) * (1 - alike) / alike, rel=0.02)
+    acceptance = np.log(correlated_acceptance(acceptance_rate=rate, correlation=correlation, longest=40_000))
+    slope = (acceptance[40_000] - acceptance[20_000]) / np.log(2)
+    assert slope == pytest.approx(-(1 - rate) * (1 - correlation) / correlation, rel=0.02)
 
 
 @pytest.mark.parametrize("easy, hard, to_hard, to_easy", [(0.95, 0.5, 0.1, 0.2), (0.9, 0.1, 0.02, 0.02)])
@@ -126,53 +126,53 @@ def test_passages_easy_and_hard(easy, hard, to_hard, to_easy):
     while place + length < size:
         rounds.append(int(yielded(accepted[place : place + length])))
         place += rounds[-1]
-    survival = two_state_acceptance(easy=easy, hard=hard, to_hard=to_hard, to_easy=to_easy, longest=length)
+    acceptance = two_state_acceptance(easy=easy, hard=hard, to_hard=to_hard, to_easy=to_easy, longest=length)
     tail = [np.mean(np.array(rounds) > i) for i in range(length + 1)]
-    np.testing.assert_allclose(tail, survival, atol=0.015)
+    np.testing.assert_allclose(tail, acceptance, atol=0.015)
     # Rounds begin in hard places, so that the first token is accepted less often than tokens are on the whole.
-    assert float(survival[1]) < accepted.mean() - 0.01
+    assert float(acceptance[1]) < accepted.mean() - 0.01
 
 
 @given(shares, inner, inner, st.integers(0, 8))
-def test_passages_that_do_not_differ_are_even(alignment, to_hard, to_easy, length):
-    survival = two_state_acceptance(easy=alignment, hard=alignment, to_hard=to_hard, to_easy=to_easy, longest=length)
-    np.testing.assert_allclose(survival, independent_acceptance(acceptance_rate=alignment, longest=length), atol=1e-12)
+def test_passages_that_do_not_differ_are_even(rate, to_hard, to_easy, length):
+    acceptance = two_state_acceptance(easy=rate, hard=rate, to_hard=to_hard, to_easy=to_easy, longest=length)
+    np.testing.assert_allclose(acceptance, independent_acceptance(acceptance_rate=rate, longest=length), atol=1e-12)
 
 
 # The best draft length.
 
 
 @given(shares, st.floats(0, 2), st.floats(0.5, 3), st.floats(0, 0.5))
-def test_the_best_length_is_the_best_of_all(alignment, draft, block, more):
+def test_the_best_length_is_the_best_of_all(rate, draft, block, more):
     costs = block + more * np.arange(33)
     rates = [
-        sum(alignment**i for i in range(g + 1)) / (g * draft + costs[g]) for g in range(33)
+        sum(rate**i for i in range(g + 1)) / (g * draft + costs[g]) for g in range(33)
     ]  # by hand, length by length
-    survival = independent_acceptance(acceptance_rate=alignment, longest=32)
-    np.testing.assert_allclose(speed_up_by_length(survival, draft_cost=draft, verify_cost=costs), rates, rtol=1e-12)
-    found = int(jax.jit(best_draft_length)(survival, draft, costs))
+    acceptance = independent_acceptance(acceptance_rate=rate, longest=32)
+    np.testing.assert_allclose(speed_up_by_length(acceptance, draft_cost=draft, verify_cost=costs), rates, rtol=1e-12)
+    found = int(jax.jit(best_draft_length)(acceptance, draft, costs))
     assert rates[found] == pytest.approx(max(rates), rel=1e-12)
 
 
 @settings(max_examples=30)
 @given(inner, st.floats(0.005, 0.8), st.floats(1, 2))
-def test_the_stationary_length_is_the_peak(alignment, draft, block):
-    found = float(stationary_draft_length(acceptance_rate=alignment, draft_cost=draft, verify_cost=block))
-    fall = -np.log(alignment)
+def test_the_stationary_length_is_the_peak(rate, draft, block):
+    found = float(stationary_draft_length(acceptance_rate=rate, draft_cost=draft, verify_cost=block))
+    fall = -np.log(rate)
     s = 1 + fall * (block - draft) / draft
     if s < 700:  # or the exponential is 0
         assert found == pytest.approx((-lambertw(-np.exp(-s), -1).real - s) / fall - 1, rel=1e-6, abs=1e-6)
     if found > 0:
 
         def rate(g: float) -> float:
-            tokens = expected_tokens(acceptance_rate=alignment, draft_length=g)
+            tokens = expected_tokens(acceptance_rate=rate, draft_length=g)
             return -float(speed_up(tokens=tokens, draft_length=g, draft_cost=draft, verify_cost=block))
 
         peak = minimize_scalar(rate, bounds=(0, 3 * found + 5), method="bounded", options={"xatol": 1e-9})
         assert -rate(found) == pytest.approx(-peak.fun, rel=1e-9)
         whole = int(
             best_draft_length(
-                independent_acceptance(acceptance_rate=alignment, longest=int(found) + 3),
+                independent_acceptance(acceptance_rate=rate, longest=int(found) + 3),
                 draft_cost=draft,
                 verify_cost=block,
             )
@@ -180,7 +180,7 @@ def test_the_stationary_length_is_the_peak(alignment, draft, block):
         assert whole in (int(found), int(found) + 1)
         slope = jax.grad(
             lambda g: speed_up(
-                tokens=expected_tokens(acceptance_rate=alignment, draft_length=g),
+                tokens=expected_tokens(acceptance_rate=rate, draft_length=g),
                 draft_length=g,
                 draft_cost=draft,
                 verify_cost=block,
@@ -190,21 +190,13 @@ def test_the_stationary_length_is_the_peak(alignment, draft, block):
 
 
 def test_a_draft_that_costs_more_than_it_is_right_never_pays():
-    for alignment in (0.2, 0.5, 0.8):
+    for rate in (0.2, 0.5, 0.8):
         assert (
-            int(
-                best_draft_length(
-                    independent_acceptance(acceptance_rate=alignment, longest=16), draft_cost=alignment * 1.001
-                )
-            )
+            int(best_draft_length(independent_acceptance(acceptance_rate=rate, longest=16), draft_cost=rate * 1.001))
             == 0
         )
         assert (
-            int(
-                best_draft_length(
-                    independent_acceptance(acceptance_rate=alignment, longest=16), draft_cost=alignment * 0.999
-                )
-            )
+            int(best_draft_length(independent_acceptance(acceptance_rate=rate, longest=16), draft_cost=rate * 0.999))
             > 0
         )
 
@@ -212,9 +204,9 @@ def test_a_draft_that_costs_more_than_it_is_right_never_pays():
 def test_plain_jit_and_vmap_agree():
     a, g, c = np.array([0.0, 0.5, 0.999, 1.0]), np.array([1.0, 4.0, 7.0, 3.0]), np.array([0.1, 0.2, 0.0, 1.0])
 
-    def gain(alignment, length, draft):
+    def gain(rate, length, draft):
         return speed_up(
-            tokens=expected_tokens(acceptance_rate=alignment, draft_length=length),
+            tokens=expected_tokens(acceptance_rate=rate, draft_length=length),
             draft_length=length,
             draft_cost=draft,
         )
@@ -226,12 +218,12 @@ def test_plain_jit_and_vmap_agree():
 # A draft for the draft.
 
 
-@pytest.mark.parametrize("alignment, inner_length, wanted", [(0.8, 3, 7), (0.5, 1, 4), (0.95, 6, 1), (0.0, 2, 5)])
-def test_rounds_until_the_draft_is_written(alignment, inner_length, wanted):
+@pytest.mark.parametrize("rate, inner_length, wanted", [(0.8, 3, 7), (0.5, 1, 4), (0.95, 6, 1), (0.0, 2, 5)])
+def test_steps_until_the_draft_is_written(rate, inner_length, wanted):
     rng = np.random.default_rng(3)
-    tokens = yielded(rng.random((20_000, wanted, inner_length)) < alignment).cumsum(1)
+    tokens = yielded(rng.random((20_000, wanted, inner_length)) < rate).cumsum(1)
     rounds = (tokens < wanted).sum(1) + 1
-    law = tokens_distribution(independent_acceptance(acceptance_rate=alignment, longest=inner_length))
+    law = tokens_distribution(independent_acceptance(acceptance_rate=rate, longest=inner_length))
     assert close(rounds, steps_for(law, tokens=wanted))
 
 
@@ -270,13 +262,13 @@ def test_published_speed_ups():
     t5 = record("leviathan_t5")
     predicted = float(
         speed_up(
-            tokens=expected_tokens(acceptance_rate=t5["alignment"], draft_length=t5["length"]),
+            tokens=expected_tokens(acceptance_rate=t5["acceptance_rate"], draft_length=t5["length"]),
             draft_length=t5["length"],
             draft_cost=t5["draft_cost"],
         )
     )
     assert abs(predicted / t5["greedy"] - 1) < 0.05
-    # At temperature 1 the same alignment would promise the same; what was measured asks for a lower one.
+    # At temperature 1 the same rate would promise the same; what was measured asks for a lower one.
     assert predicted / t5["sampled"] > 1.2
 
 
@@ -288,14 +280,17 @@ def test_published_speed_ups():
     [
         (
             lambda: expected_tokens(acceptance_rate=1.2, draft_length=4),
-            r"expected_tokens.alignment is 1.2; allowed: a number at least 0",
+            r"expected_tokens.acceptance_rate is 1.2; allowed: a number at least 0",
         ),
         (lambda: expected_tokens(acceptance_rate=0.5, draft_length=-1), r"expected_tokens.length is -1; allowed"),
-        (lambda: expected_tokens(acceptance_rate=float("nan"), draft_length=1), r"alignment is nan"),
-        (lambda: independent_acceptance(acceptance_rate=-0.1, longest=3), r"independent_acceptance.alignment is -0.1"),
+        (lambda: expected_tokens(acceptance_rate=float("nan"), draft_length=1), r"acceptance_ratent is nan"),
+        (
+            lambda: independent_acceptance(acceptance_rate=-0.1, longest=3),
+            r"independent_acceptance.acceptance_rate is -0.1",
+        ),
         (
             lambda: correlated_acceptance(acceptance_rate=0.5, correlation=2.0, longest=3),
-            r"correlated_acceptance.alike is 2",
+            r"correlated_acceptance.correlation is 2",
         ),
         (
             lambda: two_state_acceptance(easy=0.5, hard=0.5, to_hard=1.5, to_easy=0.5, longest=3),
@@ -325,7 +320,7 @@ def test_published_speed_ups():
         ),
         (
             lambda: stationary_draft_length(acceptance_rate=1.0, draft_cost=0.1),
-            r"stationary_draft_length.alignment is 1; allowed: a number below 1",
+            r"stationary_draft_length.acceptance_rate is 1; allowed: a number below 1",
         ),
         (
             lambda: stationary_draft_length(acceptance_rate=0.5, draft_cost=1.5),
@@ -339,18 +334,18 @@ def test_published_speed_ups():
             lambda: staged_draft_cost(
                 draft_cost=0.1, draft_length=2, acceptance=jnp.array([1.0, 0.5, 0.6]), second_cost=0.1
             ),
-            r"tokens_distribution.survival is 0.6",
+            r"tokens_distribution.acceptance is 0.6",
         ),
         (
             lambda: tokens_distribution(np.array([1.0, 0.2, 0.5])),
-            r"tokens_distribution.survival is 0.5; allowed: 1 of no token, then",
+            r"tokens_distribution.acceptance is 0.5; allowed: 1 of no token, then",
         ),
-        (lambda: tokens_moments(np.array([0.9, 0.5])), r"tokens_moments.survival is 0.9"),
-        (lambda: best_draft_length(jnp.array([1.0, 1.5]), draft_cost=0.1), r"speed_up_by_length.survival is 1.5"),
-        (lambda: best_draft_length(jnp.array([1.0, -0.5]), draft_cost=0.1), r"speed_up_by_length.survival is -0.5"),
+        (lambda: tokens_moments(np.array([0.9, 0.5])), r"tokens_moments.acceptance is 0.9"),
+        (lambda: best_draft_length(jnp.array([1.0, 1.5]), draft_cost=0.1), r"speed_up_by_length.acceptance is 1.5"),
+        (lambda: best_draft_length(jnp.array([1.0, -0.5]), draft_cost=0.1), r"speed_up_by_length.acceptance is -0.5"),
         (
             lambda: best_draft_length(jnp.array([1.0, float("nan")]), draft_cost=0.1),
-            r"speed_up_by_length.survival is nan",
+            r"speed_up_by_length.acceptance is nan",
         ),
     ],
 )

@@ -41,29 +41,33 @@ def round_of(model=GPT4, plan=SERIAL, batch=16.0, length=4.0, acceptance_rate=0.
 
 
 @pytest.mark.parametrize("blocks, block, experts, top_k", [(1, 5, 16, 2), (8, 5, 16, 2), (4, 3, 64, 2), (2, 8, 8, 1)])
-@pytest.mark.parametrize("alike", [0.0, 0.3, 1.0])
-def test_experts_that_blocks_touch(blocks, block, experts, top_k, alike):
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
+def test_experts_that_blocks_touch(blocks, block, experts, top_k, correlation):
     rng, trials = np.random.default_rng(0), 4000
 
     def chosen(*shape):
         return rng.random((*shape, experts)).argsort(-1).argsort(-1) < top_k
 
-    follow = rng.random((trials, blocks, block, 1)) < alike**0.5
+    follow = rng.random((trials, blocks, block, 1)) < correlation**0.5
     went = np.where(follow, chosen(trials, blocks, 1), chosen(trials, blocks, block))
     pair = np.corrcoef(went[:, 0, 0].ravel(), went[:, 0, 1].ravel())[0, 1]
-    assert pair == pytest.approx(alike, abs=0.03)
+    assert pair == pytest.approx(correlation, abs=0.03)
     touched = went.any((1, 2)).sum(1)
     expected = float(
-        active_experts_of_blocks(blocks=blocks, block_tokens=block, experts=experts, top_k=top_k, correlation=alike)
+        active_experts_of_blocks(
+            blocks=blocks, block_tokens=block, experts=experts, top_k=top_k, correlation=correlation
+        )
     )
     assert touched.mean() == pytest.approx(expected, abs=5 * touched.std() / trials**0.5 + 1e-9)
 
 
 @given(st.integers(1, 300), st.integers(1, 12), st.integers(1, 128), st.floats(0, 1), st.data())
-def test_limits_of_experts_touched(blocks, block, experts, alike, data):
+def test_limits_of_experts_touched(blocks, block, experts, correlation, data):
     top_k = data.draw(st.integers(1, experts))
     touched = float(
-        active_experts_of_blocks(blocks=blocks, block_tokens=block, experts=experts, top_k=top_k, correlation=alike)
+        active_experts_of_blocks(
+            blocks=blocks, block_tokens=block, experts=experts, top_k=top_k, correlation=correlation
+        )
     )
     apart, together = (float(active_experts(tokens=n, experts=experts, top_k=top_k)) for n in (blocks * block, blocks))
     assert float(
@@ -81,7 +85,7 @@ def test_limits_of_experts_touched(blocks, block, experts, alike, data):
         ((8, 4, 2, 16), r"active_experts_of_blocks.top_k is 16; allowed: at most experts \(2\)"),
         ((-1, 4, 16, 2), "active_experts_of_blocks.blocks is -1"),
         ((8, -4.0, 16, 2), "active_experts_of_blocks.block is -4"),
-        ((8, 4, 16, 2, 1.5), "active_experts_of_blocks.alike is 1.5"),
+        ((8, 4, 16, 2, 1.5), "active_experts_of_blocks.correlation is 1.5"),
     ],
 )
 def test_blocks_that_cannot_be(numbers, message):
@@ -100,9 +104,9 @@ def test_without_a_draft_a_round_is_a_step():
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(16, 4096), st.floats(0, 12), st.floats(0, 1), st.floats(0, 1), st.booleans())
-def test_parts_add_up_and_bounds_hold(sequences, length, alignment, alike, piped):
+def test_parts_add_up_and_bounds_hold(sequences, length, rate, correlation, piped):
     made = round_of(
-        plan=PIPED if piped else SERIAL, batch=sequences, length=length, acceptance_rate=alignment, correlation=alike
+        plan=PIPED if piped else SERIAL, batch=sequences, length=length, acceptance_rate=rate, correlation=correlation
     )
     parts = [float(x) for x in (made.draft, made.verify, made.waiting)]
     assert min(parts) >= 0 and sum(parts) == pytest.approx(float(made.seconds))

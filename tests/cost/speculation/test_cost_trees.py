@@ -30,9 +30,9 @@ def test_a_tree_of_widths_is_the_sum_over_its_nodes(ranks, widths):
 
 
 @given(st.floats(0, 1), st.integers(0, 12))
-def test_a_tree_of_width_one_is_a_chain(alignment, length):
-    assert float(tree_tokens([alignment], widths=[1] * length)) == pytest.approx(
-        float(expected_tokens(acceptance_rate=alignment, draft_length=length))
+def test_a_tree_of_width_one_is_a_chain(rate, length):
+    assert float(tree_tokens([rate], widths=[1] * length)) == pytest.approx(
+        float(expected_tokens(acceptance_rate=rate, draft_length=length))
     )
 
 

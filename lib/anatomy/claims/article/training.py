@@ -67,7 +67,7 @@ def article_goodput(key: str = "rsc1", nodes: float = NODES) -> float:
 
 
 def chunked(chunks: float) -> Plan:
-    """The article's plan with that many chunks of layers a stage: 1 as it is told, 8 interleaved."""
+    """The article's plan with that many chunks of layers a stage: 1 as in the article, 8 interleaved."""
     return ARTICLE.replace(chunks=chunks)
 
 

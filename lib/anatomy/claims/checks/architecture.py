@@ -42,7 +42,7 @@ def total_params(claim: Claim) -> Finding:
     return compare(
         claim,
         total,
-        f"Sixteen experts, the attention, and the token tables, norms and routers of one shape that fits add up to "
+        "Sixteen experts, the attention, and the token tables, norms and routers of one shape that fits add up to "
         f"{readable(total, 'parameters')}.",
         condition="the article's expert and attention counts are right",
         sources=["bambhaniya2024genz"],
@@ -57,8 +57,8 @@ def layers(claim: Claim) -> Finding:
     return decide(
         claim,
         claim.value in fitting,
-        f"With 120 layers {len(shapes())} shapes fit the counts. But so do {len(fitting)} of the {len(tried)} "
-        "depths tried from 60 to 180: the counts allow 120 layers, they do not imply them.",
+        f"With 120 layers {len(shapes())} shapes fit the counts. But so do {len(fitting)} of the {len(tried)} depths "
+        "tried from 60 to 180: the counts allow 120 layers, they do not imply them.",
         value=len(shapes()),
         unit="shapes",
         condition="widths are multiples of 128, as tensor cores like them",
@@ -105,8 +105,8 @@ def rumour_100T(claim: Claim) -> Finding:
     return decide(
         claim,
         denial["denied"],
-        f"{denial['said_by']} denied it in {denial['published']}. Its weights alone would fill {chips:,.0f} A100 of "
-        "80 GB at 16 bits.",
+        f"{denial['said_by']} denied it in {denial['published']}. Its weights alone would fill {chips:,.0f} A100 of 80 "
+        "GB at 16 bits.",
         value=chips,
         unit="chips",
         evidence=Evidence.PUBLIC_RECORD,
@@ -123,8 +123,8 @@ def moe_for_cost(claim: Claim) -> Finding:
         claim,
         saved > claim.verdict["least_saving"],
         f"A token uses {readable(gpt4.parameters.active, 'parameters')} of "
-        f"{readable(gpt4.parameters.total, 'parameters')}: a dense model of that size would cost {saved:.1f} times "
-        "the FLOP, in training and in serving. That they were chosen for this reason is not on record.",
+        f"{readable(gpt4.parameters.total, 'parameters')}: a dense model of that size would cost {saved:.1f} times the "
+        "FLOP, in training and in serving. That they were chosen for this reason is not on record.",
         value=saved,
         unit="times",
         condition="cost means FLOP, since memory is not saved, and the motive is as stated",
@@ -141,8 +141,8 @@ def n_experts(claim: Claim) -> Finding:
     return compare(
         claim,
         fits,
-        f"The total leaves room for {fits:.1f} experts of that size. {rival['said_by']}'s rumour of "
-        f"{rival['experts']} experts of {readable(rival['expert_parameters'], 'parameters')} has the same total, "
+        f"The total leaves room for {fits:.1f} experts of that size. {rival['said_by']}'s rumour of {rival['experts']} "
+        f"experts of {readable(rival['expert_parameters'], 'parameters')} has the same total, "
         f"{readable(rival_total, 'parameters')}, so the total does not decide between them.",
         condition="1.8 trillion in total, 55 billion shared, 111 billion an expert",
         sources=[rival["source"]],
@@ -195,9 +195,9 @@ def shared_attn(claim: Claim) -> Finding:
         claim,
         narrow.parameters.attention,
         f"Multi-head attention at d_model {narrow.d_model:,.0f} gives "
-        f"{readable(narrow.parameters.attention, 'parameters')}. With the multi-query attention that the article "
-        f"names elsewhere, and heads that divide by its 8-way tensor parallelism, {len(split)} square shapes come "
-        f"within 2 %; at the width that NVIDIA lists, 15,360, the attention is {nvidia:.1%} larger.",
+        f"{readable(narrow.parameters.attention, 'parameters')}. With the multi-query attention that the article names "
+        f"elsewhere, and heads that divide by its 8-way tensor parallelism, {len(split)} square shapes come within 2 "
+        f"%; at the width that NVIDIA lists, 15,360, the attention is {nvidia:.1%} larger.",
         condition="attention is multi-head or grouped-query, or heads x head_dim differs from d_model",
         sources=["bambhaniya2024genz", "nvidia2025aiconfigurator"],
     )

@@ -45,7 +45,7 @@ def multi_epoch(claim: Claim) -> Finding:
         claim,
         low < seen and worth[1] > claim.verdict["least_worth"],
         f"At 2 epochs of text and 4 of code, {readable(low, 'tokens')} (all code) to {readable(high, 'tokens')} (all "
-        f"text) are unique. Repeating them loses little: the law of repeated data counts the 13 trillion as "
+        "text) are unique. Repeating them loses little: the law of repeated data counts the 13 trillion as "
         f"{worth[1]:.0%} to {worth[0]:.0%} of as many fresh ones. In the small model, {listed(EPOCHS)} epochs of fewer "
         f"tokens end {listed(costs)} nats a token from one epoch of as many in all, on unseen text. At {EPOCHS[-1]} it "
         f"has {parameters_per_unique_token(EPOCHS[-1]):.0f} parameters for each unique token; GPT-4 has at most "
@@ -80,7 +80,7 @@ def rlhf_unknown(claim: Claim) -> Finding:
     withheld = [part for part in ("dataset construction", "training method") if part in report["withholds"]]
     return uncheckable(
         claim,
-        f"What the authors looked for and found only they know. It is plausible: the technical report withholds "
+        "What the authors looked for and found only they know. It is plausible: the technical report withholds "
         f"{' and '.join(withheld)}.",
         sources=(report["source"],),
     )
@@ -94,7 +94,7 @@ def ctx_8k(claim: Claim) -> Finding:
     return decide(
         claim,
         claim.value in report["context"],
-        f"GPT-4 was served with a context of 8,192 at launch; that it was trained with the same is likely, not on "
+        "GPT-4 was served with a context of 8,192 at launch; that it was trained with the same is likely, not on "
         f"record. At 8k, attention scores are {share:.1%} of the FLOP of training.",
         value=8192,
         unit="tokens",
@@ -117,8 +117,8 @@ def ctx_32k(claim: Claim) -> Finding:
         claim,
         claim.value in report["context"] and claim.value == recipe["window"],
         f"A 32k version was served. Training wholly at 32k would have cost {extra:.0%} more FLOP and four times the "
-        f"activations of a sequence. Public models were extended to 32k in {recipe['steps']:,} steps; at GPT-4's "
-        f"batch that is {share:.1%} of its tokens. The small model, tuned for {tuned.training.steps} steps to "
+        f"activations of a sequence. Public models were extended to 32k in {recipe['steps']:,} steps; at GPT-4's batch "
+        f"that is {share:.1%} of its tokens. The small model, tuned for {tuned.training.steps} steps to "
         f"{tuned.config.context / plain.config.context:.0f} times its context, loses {sweeps.held_out('context'):.2f} "
         f"nats a token on rows so long, where it lost {sweeps.held_out('target'):.2f} on its own short ones.",
         value=extra,
@@ -182,7 +182,7 @@ def batch_per_expert(claim: Claim) -> Finding:
         claim,
         mean,
         f"60 million x 2 / 16 = {readable(mean, 'tokens')}, with a standard deviation of {spread:,.0f} if tokens are "
-        f"routed independently and evenly. A learned router is less even: in the small model, which is trained to be "
+        "routed independently and evenly. A learned router is less even: in the small model, which is trained to be "
         f"balanced, the fullest expert of a layer gets {small:.1f} times the mean at the end.",
         assumes=("the router is balanced on the whole", SMALL),
     )
@@ -200,7 +200,7 @@ def expert_subset(claim: Claim) -> Finding:
         claim,
         max(share, most) < claim.verdict["every_token"],
         f"Top-2 of 16 shows an expert {share:.1%} of the tokens: {readable(each, 'tokens')} in all, {ratio:.0f} for "
-        f"each of its parameters. In the small model, which chooses 2 of 16 too, the fullest expert of a layer sees "
+        "each of its parameters. In the small model, which chooses 2 of 16 too, the fullest expert of a layer sees "
         f"{most:.0%} of a batch.",
         value=share,
         unit="share",

@@ -35,7 +35,7 @@ def a100_hour() -> float:
 
 
 def davinci(context: float = 2048.0) -> Pass:
-    """A decode step of GPT-3, with its 96 key heads, on eight A100 of 80 GB with all the sequences that fit.
+    """A decode step of GPT-3, with its 96 KV heads, on eight A100 of 80 GB with all the sequences that fit.
 
     Args:
         context: tokens of each sequence in the cache.
@@ -107,8 +107,7 @@ def feed_forward(claim: Claim) -> Finding:
         claim,
         value,
         f"280 billion active parameters are {value:.2f} times GPT-3's 175. That counts attention too: two experts "
-        "alone "
-        f"are {inner:.2f} times GPT-3's feed-forward parameters.",
+        f"alone are {inner:.2f} times GPT-3's feed-forward parameters.",
         condition="all active parameters are meant, not the feed-forward ones",
         sources=["brown2020gpt3"],
     )
@@ -124,9 +123,9 @@ def why_dearer(claim: Claim) -> Finding:
     return decide(
         claim,
         min(ratio, float(small.mfu / gpt4.mfu)) > claim.verdict["least_ratio"],
-        f"By the cost model a token of GPT-4 takes {ratio:.2f} times the chip-seconds of GPT-3's on eight A100 of "
-        f"80 GB with the {float(small.sequences):.0f} sequences of 2k that fit: {flop:.1f} times the FLOP and "
-        f"{held:.0f} times the weights to read, shared by a batch of {BATCH:,.0f}. GPT-4's cluster would run at "
+        f"By the cost model a token of GPT-4 takes {ratio:.2f} times the chip-seconds of GPT-3's on eight A100 of 80 "
+        f"GB with the {float(small.sequences):.0f} sequences of 2k that fit: {flop:.1f} times the FLOP and {held:.0f} "
+        f"times the weights to read, shared by a batch of {BATCH:,.0f}. GPT-4's cluster would run at "
         f"{float(gpt4.mfu):.1%} of peak, that box at {float(small.mfu):.1%}: multi-query attention lets the larger "
         "model run the fuller batch. So at the article's own batch utilisation is no reason for a higher cost. On a "
         f"cluster that is not full it is: with {FEW:.0f} sequences GPT-4 would run at {float(few.mfu):.1%} and cost "
@@ -151,7 +150,7 @@ def on_a100(claim: Claim) -> Finding:
         f"${one:.4f}; the printed price asks for ${printed('cost.a100') / one:.2f} an hour. Azure, whose machines "
         f"OpenAI uses, took ${rent:.2f} for three years; what OpenAI pays is not public, and nothing in the article "
         "says which price it used.",
-        condition=f"FP16, {BATCH:,.0f} sequences, one key head, and ${rent:.2f} for an A100-hour",
+        condition=f"FP16, {BATCH:,.0f} sequences, one KV head, and ${rent:.2f} for an A100-hour",
         evidence=Evidence.COST_MODEL,
         sources=["cottier2024rising"],
     )
@@ -172,7 +171,7 @@ def on_h100(claim: Claim) -> Finding:
         "A100 is that of FP16: the A100 has no FP8, but int8 would bring it to "
         f"${per_thousand(A100, a100_hour(), 1.0):.4f} too. But an H100 has twice the memory. In FP16 "
         f"{most(H100, 2.0):,.0f} sequences fit, and {enough} of them meet the printed price in FP16 alone.",
-        condition=f"one key head, ${hour:.0f} for an H100-hour, and FP8 with {BATCH:,.0f} sequences"
+        condition=f"one KV head, ${hour:.0f} for an H100-hour, and FP8 with {BATCH:,.0f} sequences"
         + (f", or FP16 with {enough}" if larger else ""),
         evidence=Evidence.COST_MODEL,
     )
@@ -184,13 +183,13 @@ def ratio(claim: Claim) -> Finding:
     rates = {(key, width): 1 / per_thousand(key, 1.0, width) for key in (A100, H100) for width in (1.0, 2.0)}
     mixed = rates[H100, 1.0] / rates[A100, 2.0]
     hour = printed("train.h100_price") * printed("cost.a100") / printed("cost.h100") / mixed
-    alike = [rates[H100, width] / rates[A100, width] for width in (2.0, 1.0)]
+    same = [rates[H100, width] / rates[A100, width] for width in (2.0, 1.0)]
     return compare(
         claim,
         mixed,
         "4.67 follows from the two prices if an H100-hour costs twice an A100-hour. By the cost model an H100 in FP8 "
         f"has, at an equal batch of {BATCH:,.0f}, {mixed:.1f} times the tokens of an A100 in FP16; in the same "
-        f"precision {alike[0]:.1f} and {alike[1]:.1f} times, as its memory is 2.2 times as fast. It agrees with the "
+        f"precision {same[0]:.1f} and {same[1]:.1f} times, as its memory is 2.2 times as fast. It agrees with the "
         f"printed prices if an A100-hour costs ${hour:.2f}, still at $2 for the H100. A larger batch, for which an "
         "H100 has the memory, would do as well as the narrower format.",
         condition=f"FP8 on H100, FP16 on A100, and {BATCH:,.0f} sequences on both",

@@ -116,10 +116,8 @@ def utilisation(claim: Claim) -> Finding:
         claim,
         gain > claim.verdict["least_ratio"],
         f"A dense 175B in 8 bits on eight H100 makes {float(few.tokens_per_second):.0f} tokens a second for one user "
-        "and "
-        f"{float(many.tokens_per_second):,.0f} for 256, for the same rent: {gain:.0f} times as many, while a token "
-        "takes "
-        f"{float(many.seconds / few.seconds):.1f} times as long.",
+        f"and {float(many.tokens_per_second):,.0f} for 256, for the same rent: {gain:.0f} times as many, while a token "
+        f"takes {float(many.seconds / few.seconds):.1f} times as long.",
         value=gain,
         unit="times",
         evidence=Evidence.COST_MODEL,
@@ -136,8 +134,8 @@ def balance(claim: Claim) -> Finding:
         claim,
         reads[0] > claim.verdict["half"] > reads[1],
         f"Reading weights and cache is {reads[0]:.0%} of a step for one user and {reads[1]:.0%} with the {most:,.0f} "
-        "that fit: between lies the balance. Two things more weigh in: messages between chips, and the cache, "
-        "whose reads a larger batch does not share.",
+        "that fit: between lies the balance. Two things more weigh in: messages between chips, and the cache, whose "
+        "reads a larger batch does not share.",
         value=reads[0],
         unit="share",
         evidence=Evidence.COST_MODEL,
@@ -155,8 +153,7 @@ def phone(claim: Claim) -> Finding:
         claim,
         budget / 2,
         f"Half of 34.1 GB/s at {rate:.2f} tokens a second are {budget / 1e9:.2f} GB a token: {budget / 2e9:.2f} "
-        "billion "
-        f"parameters of two bytes or {budget / 0.5e9:.1f} billion of half a byte. The iPhone 14 Pro would read "
+        f"billion parameters of two bytes or {budget / 0.5e9:.1f} billion of half a byte. The iPhone 14 Pro would read "
         f"{pro / 1e9:.1f} billion in FP16.",
         condition="half of the bandwidth, 8.33 tokens a second, and the bandwidth that a secondary source gives",
         sources=["kuo2022iphone14"],
@@ -184,9 +181,8 @@ def two_flop(claim: Claim) -> Finding:
         claim,
         value,
         f"A multiplication and an addition for each weight: {value:.3f} FLOP a parameter for GPT-3 (biases and "
-        "positions "
-        "are counted and do little). Attention over the context comes on top. A mixture reads and computes its chosen "
-        "experts only.",
+        "positions are counted and do little). Attention over the context comes on top. A mixture reads and computes "
+        "its chosen experts only.",
         sources=["kaplan2020scaling"],
     )
 
@@ -215,9 +211,8 @@ def alone(claim: Claim) -> Finding:
         claim,
         share < claim.verdict["most_arithmetic"] and reading > claim.verdict["least_reading"],
         f"In 8 bits on an H100 the arithmetic of one token would take {share:.1%} of the time that its weights take to "
-        f"read. Reading is {reading:.0%} of the step of a 175B on eight of them; the rest "
-        "is "
-        "starting kernels and sending messages, not arithmetic.",
+        f"read. Reading is {reading:.0%} of the step of a 175B on eight of them; the rest is starting kernels and "
+        "sending messages, not arithmetic.",
         value=share,
         unit="share",
         evidence=Evidence.COST_MODEL,
@@ -254,12 +249,10 @@ def intensity(claim: Claim) -> Finding:
     return compare(
         claim,
         value,
-        f"Two FLOP a weight and user: 256 users do {value:.0f} FLOP for each weight read, 512 users "
-        f"{2 * value:,.0f}. Per "
-        f"byte that is so where a weight has one byte; in FP16 it is {value / 2:.0f} and {value:.0f}. And it is FLOP "
-        "per "
-        "byte: the article writes FLOP/s, which would have to be per byte a second. An expert of 16, of "
-        f"which a token uses two, needs {printed('arch.n_experts') / printed('arch.top_k'):.0f} times the batch.",
+        f"Two FLOP a weight and user: 256 users do {value:.0f} FLOP for each weight read, 512 users {2 * value:,.0f}. "
+        f"Per byte that is so where a weight has one byte; in FP16 it is {value / 2:.0f} and {value:.0f}. And it is "
+        "FLOP per byte: the article writes FLOP/s, which would have to be per byte a second. An expert of 16, of which "
+        f"a token uses two, needs {printed('arch.n_experts') / printed('arch.top_k'):.0f} times the batch.",
         condition="weights of one byte, and FLOP where FLOP/s is written",
     )
 
@@ -273,8 +266,7 @@ def closer(claim: Claim) -> Finding:
         min(map(float, (more.mfu / some.mfu, some.mfu / one.mfu, more.seconds / one.seconds)))
         > claim.verdict["least_ratio"],
         f"A dense 175B in 8 bits on eight H100 with a short context reaches {float(one.mfu):.1%} of the 16-bit peak "
-        "for "
-        f"one user, {float(some.mfu):.0%} for 256 and {float(more.mfu):.0%} for 512; a token takes "
+        f"for one user, {float(some.mfu):.0%} for 256 and {float(more.mfu):.0%} for 512; a token takes "
         f"{float(one.seconds) * 1e3:.0f}, {float(some.seconds) * 1e3:.0f} and {float(more.seconds) * 1e3:.0f} ms.",
         value=float(some.mfu),
         unit="share",
@@ -290,10 +282,9 @@ def capacity(claim: Claim) -> Finding:
     read = size * printed("inf.30tps") / float(chip(A100).memory_bandwidth)
     return uncheckable(
         claim,
-        f"To hold GPT-4 in FP16 takes {held:.0f} A100 of 40 GB. To read it thirty times a second, as a full batch "
-        "must at "
-        f"the article's pace, takes the bandwidth of {read:.0f}: nearly as many, before a byte of cache is read. The "
-        "original says that the belief is wrong; the retelling reports the belief and leaves that out.",
+        f"To hold GPT-4 in FP16 takes {held:.0f} A100 of 40 GB. To read it thirty times a second, as a full batch must "
+        f"at the article's pace, takes the bandwidth of {read:.0f}: nearly as many, before a byte of cache is read. "
+        "The original says that the belief is wrong; the retelling reports the belief and leaves that out.",
         beside=(held / read, "times"),
     )
 

@@ -28,8 +28,8 @@ def contents(claim: Claim) -> Finding:
     return decide(
         claim,
         all(found.values()),
-        f"The ledger holds {len(claims())} claims in {len(SECTIONS)} sections; {with_numbers} of them state "
-        f"a number. Each announced topic has at least {min(found.values())}.",
+        f"The ledger holds {len(claims())} claims in {len(SECTIONS)} sections; {with_numbers} of them state a number. "
+        f"Each announced topic has at least {min(found.values())}.",
         value=len(claims()),
         unit="claims",
     )
@@ -56,8 +56,8 @@ def hassabis(claim: Claim) -> Finding:
     return decide(
         claim,
         interview["memo_is_real"] and interview["outlet"] == claim.verdict["outlet"],
-        f"{interview['outlet']}, {interview['published']}: {interview['note']} A genuine memo says that the "
-        "author has had good sources before; it does not say that this leak is right.",
+        f"{interview['outlet']}, {interview['published']}: {interview['note']} A genuine memo says that the author has "
+        "had good sources before; it does not say that this leak is right.",
         evidence=Evidence.PUBLIC_RECORD,
         sources=[interview["source"]],
     )

@@ -1,4 +1,4 @@
-"""Checks of multi-query attention: what one key head saves, and what a long context then costs on 40 GB chips."""
+"""Checks of multi-query attention: what one KV head saves, and what a long context then costs on 40 GB chips."""
 
 from anatomy.claims.article.serving import SERVING, model, room
 from anatomy.claims.ledger.claim import Claim
@@ -42,7 +42,7 @@ def step(
         context: tokens of each in the cache.
         plan: the layout; as many chips serve as it has.
         key: of the chip.
-        shape: the model, by default the article's with one key head.
+        shape: the model, by default the article's with one KV head.
     """
     there = cluster(key, plan.chips / node(key).chips)
     return decode(shape or model(), plan, there, overheads(key), batch=sequences, context=context)
@@ -60,7 +60,7 @@ def used(claim: Claim) -> Finding:
     return uncheckable(
         claim,
         "OpenAI has not published the attention of GPT-4. The idea was public since 2019 and is in PaLM, so it is "
-        "plausible. And the article needs it: with as many key heads as query heads, its own cluster of 128 A100 has "
+        "plausible. And the article needs it: with as many KV heads as query heads, its own cluster of 128 A100 has "
         f"room for {many:.0f} sequences of 8k in FP16 and with one for {one:,.0f}; it claims a batch of "
         f"{printed('g4i.4k'):,.0f}.",
         beside=(one / many, "times the batch"),
@@ -70,17 +70,17 @@ def used(claim: Claim) -> Finding:
 
 @check("mqa.one_head")
 def one_head(claim: Claim) -> Finding:
-    """Parameters of attention with a single head, against the article's own; and the cache with a single key head."""
-    shape, told = model(), printed("arch.shared_attn")
+    """Parameters of attention with a single head, against the article's own; and the cache with a single KV head."""
+    shape, printed_size = model(), printed("arch.shared_attn")
     single = float(shape.layers * shape.replace(heads=1.0).attention.weights(shape.d_model))
     many, one = (float(a.cache_bytes_per_token(2.0)) for a in (architecture("gpt4"), shape))
     return decide(
         claim,
-        single > claim.verdict["least_share"] * told,
-        f"The original says one head of keys and values. Query heads stay as many: the article's {told / 1e9:.0f} "
-        f"billion parameters of attention are {shape.attention.heads:.0f} of them, where a single head of that width "
-        f"would have {single / 1e9:.1f} billion. What falls is the cache: from {readable(many, 'B')} a token in the "
-        f"multi-head shape to {readable(one, 'B')}, {many / one:.0f} times.",
+        single > claim.verdict["least_share"] * printed_size,
+        "The original says one head of keys and values. Query heads stay as many: the article's "
+        f"{printed_size / 1e9:.0f} billion parameters of attention are {shape.attention.heads:.0f} of them, where a "
+        f"single head of that width would have {single / 1e9:.1f} billion. What falls is the cache: from "
+        f"{readable(many, 'B')} a token in the multi-head shape to {readable(one, 'B')}, {many / one:.0f} times.",
         value=many / one,
         unit="times less cache",
         sources=["shazeer2019mqa"],
@@ -101,9 +101,9 @@ def long_context(claim: Claim) -> Finding:
         f"On the article's own 128 chips it runs: with {each:.0f} sequences of 32k the fullest chip has "
         f"{readable(held, 'B')}, and {batches[0]:.0f} fit beside FP16 weights, {batches[1]:,.0f} beside int8. It is "
         f"dear. At $1 for a chip-hour a million tokens cost ${dear[0]:.0f} and ${dear[1]:.2f}, where 8k in FP16 cost "
-        f"${price(room(model(), SERVING), SHORT):.2f}; OpenAI asked ${sold:.0f}. If the key head is copied to all "
-        f"chips of a node, as a split by heads must, {batches[2]:.0f} fit at ${dear[2]:.0f}: that comes near to what "
-        "the article says.",
+        f"${price(room(model(), SERVING), SHORT):.2f}; OpenAI asked ${sold:.0f}. If the KV head is copied to all chips "
+        f"of a node, as a split by heads must, {batches[2]:.0f} fit at ${dear[2]:.0f}: that comes near to what the "
+        "article says.",
         value=batches[0],
         unit="sequences",
         evidence=Evidence.COST_MODEL,
@@ -122,8 +122,8 @@ def capped(claim: Claim) -> Finding:
         most < claim.verdict["unbound"] and paid > claim.verdict["least_ratio"] * free,
         f"Any memory caps the batch; here the cap is felt. {most:,.0f} sequences of 8k fit beside FP16 weights on 128 "
         f"chips of 40 GB, fewer than the {printed('g4i.4k'):,.0f} that the article claims, and {narrow:,.0f} beside "
-        f"int8. At $1 for a chip-hour a million tokens cost ${paid:.2f} and ${price(narrow, SHORT, INT8):.2f}; "
-        f"without a cap they would fall to ${free:.2f}.",
+        f"int8. At $1 for a chip-hour a million tokens cost ${paid:.2f} and ${price(narrow, SHORT, INT8):.2f}; without "
+        f"a cap they would fall to ${free:.2f}.",
         value=most,
         unit="sequences",
         evidence=Evidence.COST_MODEL,

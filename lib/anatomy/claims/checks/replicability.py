@@ -64,8 +64,8 @@ def many_match(claim: Claim) -> Finding:
         claim,
         len(matched) >= claim.verdict["least_share"] * len(scores),
         f"{len(matched)} of the {len(scores)} firms that the original names have reported an MMLU score of "
-        f"{gpt4['mmlu']:g} % or more: {', '.join(matched)}. {' and '.join(missed)} have not; that they could not "
-        "is more than anyone can say.",
+        f"{gpt4['mmlu']:g} % or more: {', '.join(matched)}. {' and '.join(missed)} have not; that they could not is "
+        "more than anyone can say.",
         value=len(matched),
         unit="firms",
         in_part=len(matched) > claim.verdict["least_share_in_part"] * len(scores),

@@ -1,8 +1,8 @@
 """A journal of what the engine has promised, so that a killed engine keeps its promises when it is started again.
 
-One line of JSON for each request that is accepted and for each that is over, on the disk before anybody is told. A
-line that a kill cut off was never told of, and is removed. Draws are keyed by seed and position alone, so a request
-that is run again gets the same answer where the dispatch promises that (`step`).
+One line of JSON for each request that is accepted and for each that is over, on the disk before anybody is answered.
+A line that a kill cut off was never answered for, and is removed. Draws are keyed by seed and position alone, so a
+request that is run again gets the same answer where the dispatch promises that (`step`).
 """
 
 import dataclasses

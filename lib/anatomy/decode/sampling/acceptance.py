@@ -1,6 +1,6 @@
 """Acceptance of a drafted token, and the distribution of what comes out: exact, lenient, or by a threshold.
 
-These are rules of sampling, computed alike in the real loop and in what is expected of it; no cost model needs them.
+These are rules of sampling, the same in the real loop and in what is expected of it; no cost model needs them.
 
 Symbols: p the target's distribution over V tokens, q the one that the draft really sampled from. A drafted token x is
 accepted with probability A(x); in place of a rejected one, a token is drawn from the residual distribution R. Then one

@@ -52,7 +52,7 @@ INVALID = -1  # in place of a token that could not be drawn
 def make_sampling(
     batch: int | None = None, *, temperature: float = 1.0, top_k: int = ALL, top_p: float = 1.0, seed: int = 0
 ) -> Sampling:
-    """Settings, each given for all sequences alike or as a sequence of numbers, one for each.
+    """Settings, each given for all sequences or as a sequence of numbers, one for each.
 
     Args:
         batch: B, sequences; None makes settings of one sequence, without an axis.

@@ -63,11 +63,11 @@ class PromptLookup:
     def _found(self, history: Int[Array, "B N"], known: Int[Array, "B"]) -> Int[Array, "B"]:
         """Place after the last match of the most of the newest tokens; `known` where none of them was there before."""
         place = jnp.arange(history.shape[1])
-        alike, score = jnp.ones(history.shape, bool), jnp.zeros(history.shape, jnp.int32)
+        matches, score = jnp.ones(history.shape, bool), jnp.zeros(history.shape, jnp.int32)
         for back in range(self.longest):
             newest = jnp.take_along_axis(history, jnp.maximum(known - 1 - back, 0)[:, None], axis=1)
-            alike &= (jnp.roll(history, back, axis=1) == newest) & (place >= back)
-            score += alike  # tokens that match, ending at this place
+            matches &= (jnp.roll(history, back, axis=1) == newest) & (place >= back)
+            score += matches  # tokens that match, ending at this place
         score = jnp.where(place < known[:, None] - 1, score, 0)
         best = jnp.argmax(score * history.shape[1] + place, axis=1)
         return jnp.where(score.max(1) > 0, best + 1, known)

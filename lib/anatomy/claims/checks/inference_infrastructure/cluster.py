@@ -27,7 +27,7 @@ def four_thousand(claim: Claim) -> Finding:
         claim,
         rooms[1.0],
         "Over the whole cluster, 4,000 sequences of 8k need int8 weights on 40 GB chips: there is room for "
-        f"{rooms[1.0]:,.0f}, and for {rooms[2.0]:,.0f} with FP16, with one key head and the cache split by sequences. "
+        f"{rooms[1.0]:,.0f}, and for {rooms[2.0]:,.0f} with FP16, with one KV head and the cache split by sequences. "
         f"In every micro-batch, {batch * 16:,.0f} sequences have no room at that length. In FP16 with caches half full "
         f"the first reading meets the article's price at ${asked[0]:.2f} for a chip-hour, the second at "
         f"${asked[1]:.2f}. So 4k over the cluster fits the rest.",
@@ -62,8 +62,7 @@ def usage(claim: Claim) -> Finding:
     return uncheckable(
         claim,
         f"How much is very large is a matter of taste. 4,000 sequences at once, at {rate:.1f} tokens a second each, "
-        "are "
-        f"{readable(float(made.tokens_per_second) * 86_400)} tokens a day for one cluster, "
+        f"are {readable(float(made.tokens_per_second) * 86_400)} tokens a day for one cluster, "
         f"{float(made.tokens_per_second) * 86_400 / 500 / 1e6:.1f} million answers of 500 tokens.",
         beside=(float(made.tokens_per_second), "tokens/s"),
     )
@@ -130,9 +129,8 @@ def sixteen_bits(claim: Claim) -> Finding:
         claim,
         value,
         f"1.8 trillion parameters over 128 chips are {readable(even, 'B')} each in FP16. With eight layers on each of "
-        f"fifteen nodes the fullest chip holds {readable(value, 'B')}, copies of the key head and a part of a token "
-        "table "
-        "included: just above 30 GB, not below.",
+        f"fifteen nodes the fullest chip holds {readable(value, 'B')}, copies of the KV head and a part of a token "
+        "table included: just above 30 GB, not below.",
         condition="about 30 GB, not less",
     )
 
@@ -153,17 +151,16 @@ def eight_bits(claim: Claim) -> Finding:
 
 @check("g4i.fits40")
 def fits(claim: Claim) -> Finding:
-    """What is left for the cache on 40 GB, with one key head and with as many as query heads."""
+    """What is left for the cache on 40 GB, with one KV head and with as many as query heads."""
     left = float(chip("a100_sxm_40gb").memory - memory(model(), SERVING, batch=0.0, context=CONTEXT).total)
     one, many = room(model(), SERVING), room(architecture("gpt4"), SERVING.replace(cache_by_sequence=0.0))
     share = float(sequence_cache(model(), SERVING, context=CONTEXT))
     return decide(
         claim,
         one > claim.verdict["least_sequences"],
-        f"FP16 weights leave {readable(left, 'B')} of 40. With one key head a sequence of 8k takes "
-        f"{readable(share, 'B')} on a chip, so {one:,.0f} fit into the cluster; with as many key heads as query "
-        f"heads {many:.0f}. It fits because of "
-        "multi-query attention.",
+        f"FP16 weights leave {readable(left, 'B')} of 40. With one KV head a sequence of 8k takes "
+        f"{readable(share, 'B')} on a chip, so {one:,.0f} fit into the cluster; with as many KV heads as query heads "
+        f"{many:.0f}. It fits because of multi-query attention.",
         value=one,
         unit="sequences",
         condition="one key/value head, and the cache split by sequences",
@@ -188,8 +185,8 @@ def no_split(claim: Claim) -> Finding:
         float(apart.seconds / together.seconds) > claim.verdict["least_ratio"],
         f"With 2,048 sequences in FP16 on 128 A100, stages hand on activations for {hand * 1e3:.1f} ms of a token's "
         f"{float(together.seconds) * 1e3:.0f}. With four stages and the experts of each layer on "
-        f"{float(OVER_NODES.expert):.0f} nodes, which fits 40 GB too, all-to-alls take "
-        f"{float(apart.expert) * 1e3:.0f} ms, beside {inside * 1e3:.0f} ms of tensor parallelism, yet a token takes "
+        f"{float(OVER_NODES.expert):.0f} nodes, which fits 40 GB too, all-to-alls take {float(apart.expert) * 1e3:.0f} "
+        f"ms, beside {inside * 1e3:.0f} ms of tensor parallelism, yet the time per token is "
         f"{float(apart.seconds) * 1e3:.0f} ms, for the nodes of a stage read their part of the experts at the same "
         "time. The traffic is dearer, as claimed, and buys more than it costs; later systems split experts over many "
         "nodes. No cache need be recomputed: tokens travel, and caches stay.",
@@ -208,8 +205,7 @@ def kv_routing(claim: Claim) -> Finding:
     return uncheckable(
         claim,
         "An opinion about models to come. Those that came since, such as DeepSeek-V3 with 256 routed experts, keep "
-        "each "
-        "sequence's cache where its attention runs and send tokens to experts and back.",
+        "each sequence's cache where its attention runs and send tokens to experts and back.",
         sources=("deepseek2024v3",),
     )
 
@@ -223,8 +219,7 @@ def fifteen(claim: Claim) -> Finding:
         claim,
         layers / held,
         f"120 = 15 x {held:.0f}. With the 16 stages that the article also claims, 120 layers divide only if one node "
-        "has "
-        "none: then 15 nodes have eight each and the sixteenth is the head node, and both statements are true.",
+        "has none: then 15 nodes have eight each and the sixteenth is the head node, and both statements are true.",
         condition="the head node holds no layer",
     )
 
@@ -256,7 +251,6 @@ def spec_head(claim: Claim) -> Finding:
         claim,
         f"It would fit: an empty node of eight chips has {readable(float(free), 'B')}, room for a draft model of "
         f"{as_billions(0.5 * float(free) / 2)} parameters in FP16 with as much again for its cache. That it was used "
-        "so "
-        "is not on record.",
+        "so is not on record.",
         sources=("leviathan2023fast",),
     )

@@ -18,14 +18,14 @@ from anatomy.train.specialists import told_by
 def moe_adds(claim: Claim) -> Finding:
     """Bytes that a step reads, beside a dense model of as many active parameters."""
     experts, k = printed("arch.n_experts"), printed("arch.top_k")
-    touched = [float(active_experts(tokens=n, experts=experts, top_k=k)) for n in (1, 8, 64)]
+    active = [float(active_experts(tokens=n, experts=experts, top_k=k)) for n in (1, 8, 64)]
     return decide(
         claim,
-        touched[1] > claim.verdict["least_ratio"] * touched[0],
-        f"A dense model reads the same weights at any batch. Here one token reads {touched[0]:.0f} experts of a layer, "
-        f"eight read {touched[1]:.1f} and 64 read {touched[2]:.1f} of {experts:.0f}: the first users added bring their "
-        "own reads with them, and how many depends on what they ask.",
-        value=touched[1],
+        active[1] > claim.verdict["least_ratio"] * active[0],
+        f"A dense model reads the same weights at any batch. Here one token activates {active[0]:.0f} experts of a "
+        f"layer, eight {active[1]:.1f} and 64 {active[2]:.1f} of {experts:.0f}: the first users added bring their own "
+        "reads with them, and how many depends on what they ask.",
+        value=active[1],
         unit="experts",
         condition="tokens choose evenly and independently",
         evidence=Evidence.COST_MODEL,
@@ -69,8 +69,8 @@ def batch_of_one(claim: Claim) -> Finding:
     return compare(
         claim,
         float(tokens_per_expert(tokens=8.0, experts=printed("arch.n_experts"), top_k=printed("arch.top_k"))),
-        "Eight tokens with two choices each are sixteen visits to sixteen experts: one each on average. Each expert's "
-        "weights are then read for a single token.",
+        "Eight tokens with two choices each are sixteen choices among sixteen experts: one each on average. Each "
+        "expert's weights are then read for a single token.",
     )
 
 
@@ -89,8 +89,7 @@ def imbalance(claim: Claim) -> Finding:
         everyone * layers > claim.verdict["least_layers"],
         f"With eight tokens the fullest expert of a layer has {fullest:.1f} on average, {idle:.1f} have none, and in "
         f"{layers:.0f} layers {four * layers:.0f} have four or more: 4, 1 and 0 are what chance gives. All eight on "
-        "one "
-        f"expert happens by chance once in {1 / everyone:,.0f} layers; that would be the work of a skewed router.",
+        f"one expert happens by chance once in {1 / everyone:,.0f} layers; that would be the work of a skewed router.",
         value=fullest,
         unit="tokens on average",
         in_part=four * layers > claim.verdict["least_layers"],
@@ -102,12 +101,12 @@ def imbalance(claim: Claim) -> Finding:
 
 @check("g4i.jitter")
 def jitter(claim: Claim) -> Finding:
-    """Spread of the experts read in a step, and of the step's time, small batch against large."""
+    """Coefficients of variation of active experts and of the step's time, small batch against large."""
     experts, k, layers = printed("arch.n_experts"), printed("arch.top_k"), printed("arch.layers")
     spread = float(load_standard_deviation(tokens=8.0, experts=experts, top_k=k)) / float(
         tokens_per_expert(tokens=8.0, experts=experts, top_k=k)
     )
-    # Experts touched in a layer: variance of a sum of idle experts, of which each pair is idle together a little less.
+    # Active experts of a layer: variance of a sum of idle experts, of which each pair is idle together a little less.
     none = (1 - k / experts) ** 8
     both = ((experts - k) * (experts - k - 1) / (experts * (experts - 1))) ** 8
     idle = (experts * none + experts * (experts - 1) * both - (experts * none) ** 2) ** 0.5
@@ -116,10 +115,10 @@ def jitter(claim: Claim) -> Finding:
     return decide(
         claim,
         step > claim.verdict["least_time"],
-        f"The tokens of an expert stray by {spread:.0%} of their mean at a batch of eight: that is strong. The time of "
-        f"a token is a sum over {layers:.0f} layers, in which chance averages out: the experts read in one layer stray "
-        f"by {idle / mean:.0%}, over all layers by {step:.1%}. Only choices that agree across layers, as those of easy "
-        "and hard texts may, could make a token's time vary strongly.",
+        f"The load of an expert has a coefficient of variation of {spread:.0%} at a batch of eight: that is strong. "
+        f"The time per token is a sum over {layers:.0f} layers, in which chance averages out: that of the active "
+        f"experts of one layer is {idle / mean:.0%}, over all layers {step:.1%}. Only choices that agree across "
+        "layers, as those of easy and hard texts may, could make a token's time vary strongly.",
         value=step,
         unit="share",
         in_part=spread > claim.verdict["least_batch"],
@@ -144,8 +143,8 @@ def reason(claim: Claim) -> Finding:
     return uncheckable(
         claim,
         "Nobody outside knows the reason. With the same weights cut into 128 experts in place of 16, a step with 256 "
-        f"tokens a micro-batch would change its time by {many / one - 1:+.0%}: it touches nearly all of them either "
-        f"way.",
+        f"tokens a micro-batch would change its time by {many / one - 1:+.0%}: nearly all of them are active either "
+        "way.",
     )
 
 

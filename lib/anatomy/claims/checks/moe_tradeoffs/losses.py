@@ -90,7 +90,7 @@ def info_per_token(claim: Claim) -> Finding:
     return decide(
         claim,
         min(small, high) > claim.verdict["least_worth"],
-        f"At equal tokens the larger total has the lower loss. Sixteen experts made a model of 1.3 billion as good as "
+        "At equal tokens the larger total has the lower loss. Sixteen experts made a model of 1.3 billion as good as "
         f"one {small:.1f} times as large. For GPT-4 that is worth {low:.1f} times the tokens if the routed law is "
         f"carried on to 280 billion, and {high:.0f} times if all its parameters count in full. It is one way round "
         f"scarce data; repeating it is another. In the small model, {experts:.0f} experts store {here:.1f} times the "
@@ -116,7 +116,7 @@ def twice_the_tokens(claim: Claim) -> Finding:
     return decide(
         claim,
         max(gains) < claim.verdict["least_gain"],
-        f"The original speaks of balance, and there it is one reading: counted by all its parameters the model wants "
+        "The original speaks of balance, and there it is one reading: counted by all its parameters the model wants "
         f"{balance[0][0]:.1f} times the 13 trillion by one fit, {balance[0][1]:.0f} times by the other; by the active "
         f"ones {balance[1][0]:.1f} and {balance[1][1]:.1f} times. The retelling makes it the best performance, for "
         "which there is no such number: by both fits four times the tokens give a lower loss than twice.",
@@ -165,10 +165,10 @@ def generalise(claim: Claim) -> Finding:
         worse and not better,
         f"True of {' and '.join(found['worse_at'])}, where mixtures did worse than dense models. Without it the same "
         f"study finds them as good with {found['compute_saved']} times less compute, and GLaM, with 64 experts, beat "
-        f"GPT-3 on average over {found['tasks_won_on_average']} tasks. The book knows no study that sets 16 "
-        "against 64 experts on many tasks at this size, and OpenAI's reason is not on record. In the small model, "
-        f"tuned to a little code, four times the experts widen the gap to unseen code by {plus_minus(gap, '.3f')} nats "
-        f"a token, and change the loss on unseen code itself by {plus_minus(loss, '.3f')}.",
+        f"GPT-3 on average over {found['tasks_won_on_average']} tasks. The book knows no study that sets 16 against 64 "
+        "experts on many tasks at this size, and OpenAI's reason is not on record. In the small model, tuned to a "
+        f"little code, four times the experts widen the gap to unseen code by {plus_minus(gap, '.3f')} nats a token, "
+        f"and change the loss on unseen code itself by {plus_minus(loss, '.3f')}.",
         in_part=worse,
         evidence=Evidence.PUBLIC_RECORD,
         assumes=[SMALL],

@@ -42,10 +42,9 @@ def research_only(claim: Claim) -> Finding:
     return uncheckable(
         claim,
         f"A fair word in July 2023: of the {len(papers)} mixtures of 64 or more experts that the book lists from "
-        f"before, {len(early) or 'none'} had been offered to users. Since then {len(later)} have been"
-        f"{', ' + own[0] + ' by OpenAI among them' if own else ''}. Many "
-        f"experts came with small ones: DeepSeek-V3's have {readable(small, 'parameters')}, the article's "
-        f"{readable(printed('arch.expert_params'))}.",
+        f"before, {len(early) or 'none'} had been offered to users. Since then {len(later)} have "
+        f"been{', ' + own[0] + ' by OpenAI among them' if own else ''}. Many experts came with small ones: "
+        f"DeepSeek-V3's have {readable(small, 'parameters')}, the article's {readable(printed('arch.expert_params'))}.",
         beside=(float(len(later)), "models"),
         sources=tuple(dict.fromkeys(row["source"] for row in (*papers, *later))),
     )

@@ -19,7 +19,7 @@ ROOFLINE = "A100 of 40 GB, weights of 16 bits, a roofline without caches and lin
 
 
 def with_experts(experts: float) -> Architecture:
-    """GPT-4 as told, with another number of experts of the same size."""
+    """GPT-4 as the article has it, with another number of experts of the same size."""
     return architecture("gpt4").replace(experts=float(experts))
 
 
@@ -67,9 +67,9 @@ def fewer_infer_params(claim: Claim) -> Finding:
     return decide(
         claim,
         share < claim.verdict["whole"],
-        f"Of its parameters a token uses {readable(gpt4.parameters.active)} of "
-        f"{readable(gpt4.parameters.total)}, {share:.0%}. A batch of {FEW} reads {read[0]:.0%} of them "
-        f"and a batch of {MIDDLE} {read[1]:.0%}: the arithmetic is cut, the reading soon is not.",
+        f"Of its parameters a token uses {readable(gpt4.parameters.active)} of {readable(gpt4.parameters.total)}, "
+        f"{share:.0%}. A batch of {FEW} reads {read[0]:.0%} of them and a batch of {MIDDLE} {read[1]:.0%}: the "
+        "arithmetic is cut, the reading soon is not.",
         value=share,
         unit="share",
         condition="a token is counted, not a batch",
@@ -99,7 +99,7 @@ def infer_hard(claim: Claim) -> Finding:
 
 @check("moe.idle")
 def idle(claim: Claim) -> Finding:
-    """Experts that no token of a batch visits, and what they wait for when all are visited."""
+    """Experts that no token of a batch activates, and what they wait for when all are active."""
     k, experts, large = printed("arch.top_k"), printed("arch.n_experts"), int(printed("g4i.4k"))
     share = [1 - float(active_experts(tokens=b, experts=experts, top_k=k)) / experts for b in (FEW, MIDDLE)]
     wait = 1 - kept_by_chance(large, experts, k)
@@ -162,9 +162,9 @@ def infra_helps(claim: Claim) -> Finding:
         min(each[-1] / each[0] for each in (chips, small, big, jitter)) > claim.verdict["least_ratio"],
         f"Weights of 16, 64 and 128 experts fill {chips[0]:.0f}, {chips[1]:.0f} and {chips[2]:.0f} A100 of 40 GB; the "
         f"article's cluster has {printed('g4i.128'):.0f}. A million tokens at batch {large:,} cost at least "
-        f"${big[0]:.2f}, ${big[1]:.2f} and ${big[2]:.2f}; at batch {MIDDLE} 128 experts cost "
-        f"{small[2] / small[0]:.1f} times as much as 16. Loads stray {jitter[0]:.0%}, {jitter[1]:.0%} and "
-        f"{jitter[2]:.0%} from their mean.",
+        f"${big[0]:.2f}, ${big[1]:.2f} and ${big[2]:.2f}; at batch {MIDDLE} 128 experts cost {small[2] / small[0]:.1f} "
+        f"times as much as 16. The loads' coefficients of variation are {jitter[0]:.0%}, {jitter[1]:.0%} and "
+        f"{jitter[2]:.0%}.",
         value=big[2] / big[0],
         unit="times",
         condition="all experts have the same size, so that more of them are more parameters",

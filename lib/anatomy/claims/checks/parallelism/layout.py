@@ -58,11 +58,11 @@ def quickest(plans: SearchResult, among: Bool[np.ndarray, "plans"]) -> int:
 def critical(claim: Claim) -> Finding:
     """How far plans on the same chips lie apart."""
     plans = found("a100_sxm_40gb")
-    alike = plans.fits & (plans.chips > 0.9 * printed("train.gpus"))
-    low, middle, high = (float(np.quantile(plans.mfu[alike], q)) for q in (0.05, 0.5, 0.95))
+    usual = plans.fits & (plans.chips > 0.9 * printed("train.gpus"))
+    low, middle, high = (float(np.quantile(plans.mfu[usual], q)) for q in (0.05, 0.5, 0.95))
     return uncheckable(
         claim,
-        f"Plausible: of {alike.sum():,} plans that fit 40 GB and use more than nine tenths of 25,000 A100, the middle "
+        f"Plausible: of {usual.sum():,} plans that fit 40 GB and use more than nine tenths of 25,000 A100, the middle "
         f"one reaches {middle:.0%} of the peak, one in twenty less than {low:.0%} and one in twenty more than "
         f"{high:.0%}. The same chips differ by a factor of {high / low:.0f} through the plan alone.",
         value=high / low,
@@ -88,10 +88,10 @@ def tp8(claim: Claim) -> Finding:
     shown = ", ".join(f"{t:.1f} s with {ways}" if np.isfinite(t) else f"none with {ways}" for ways, t in times.items())
     return uncheckable(
         claim,
-        f"Not on record, and plausible. The fastest plans that fit 40 GB with unsplit experts take {shown} "
-        f"tensor ways; {best} is best. The small model trains on {WAYS:.0f} tensor ways too, with its single key and "
-        f"value head copied on each, since one head does not split. In GPT-4, with the multi-query attention that the "
-        f"article reports, such copies would be {copies:.1%} of what a chip holds.",
+        f"Not on record, and plausible. The fastest plans that fit 40 GB with unsplit experts take {shown} tensor "
+        f"ways; {best} is best. The small model trains on {WAYS:.0f} tensor ways too, with its single key and value "
+        "head copied on each, since one head does not split. In GPT-4, with the multi-query attention that the article "
+        f"reports, such copies would be {copies:.1%} of what a chip holds.",
         beside=(times[8], "s"),
         assumes=(*MODEL_ASSUMED, SMALL),
         sources=("shoeybi2019megatron", "narayanan2021megatron"),
@@ -111,7 +111,7 @@ def nvlink8(claim: Claim) -> Finding:
         claim,
         node.chips,
         f"The box that A100s are sold in joins {node.chips:.0f} by NVLink. The limit is the box's, not the link's: "
-        f"NVLink switches have joined 16 V100 and, since Hopper, up to 256 chips. Leaving the box, an all-reduce over "
+        "NVLink switches have joined 16 V100 and, since Hopper, up to 256 chips. Leaving the box, an all-reduce over "
         f"{2 * WAYS:.0f} ways would take {slower:.0f} times as long as over {WAYS:.0f} inside it.",
         condition="the chips are A100 in boxes of eight",
         evidence=Evidence.COST_MODEL,
@@ -127,11 +127,11 @@ def pp15(claim: Claim) -> Finding:
     each = round(float(ARTICLE.micro_batches(SEQUENCES)))
     return uncheckable(
         claim,
-        f"Not on record. The numbers go together: 15 stages hold {layers / STAGES:.0f} of {layers:.0f} layers each, "
-        f"8 x 15 chips hold a copy of the model, and 25,000 chips hold {replicas:.0f} copies with {left:.0f} chips "
-        f"left over. But {len(depths())} numbers of stages divide the layers. The layout runs: the small model, with "
+        f"Not on record. The numbers go together: 15 stages hold {layers / STAGES:.0f} of {layers:.0f} layers each, 8 "
+        f"x 15 chips hold a copy of the model, and 25,000 chips hold {replicas:.0f} copies with {left:.0f} chips left "
+        f"over. But {len(depths())} numbers of stages divide the layers. The layout runs: the small model, with "
         f"{layers:.0f} layers, trains on {WAYS * STAGES:.0f} virtual devices laid out like that. With {each} "
-        f"micro-batches, as the article's batch gives a replica, its stages wait in "
+        "micro-batches, as the article's batch gives a replica, its stages wait in "
         f"{idle_ticks(int(STAGES), each):.0%} of the ticks. That it runs does not tell that it was used.",
         beside=(replicas, "replicas"),
         assumes=("120 layers", "25,000 chips", SMALL),

@@ -74,7 +74,7 @@ def fits_40GB(claim: Claim) -> Finding:
     return decide(
         claim,
         bool(parts.total <= claim.value),
-        f"The original speaks of key/value cache and overhead; the retelling makes overhead cost. Training keeps no "
+        "The original speaks of key/value cache and overhead; the retelling makes overhead cost. Training keeps no "
         f"such cache, but gradients: with ZeRO-1 these and the weights are {readable(both, 'bytes')}, and all parts "
         f"{readable(float(parts.total), 'bytes')}. That does not fit 40 GB; it fits 80 GB.",
         value=float(parts.total),
@@ -101,10 +101,10 @@ def zero1(claim: Claim) -> Finding:
         claim,
         least,
         f"Not on record. Some ZeRO is needed: without it a chip would hold {readable(sizes[0], 'bytes')}. Stage 1 "
-        f"leaves {readable(sizes[1], 'bytes')}, which fits 80 GB and not the 40 GB that the article supposes; "
-        f"stage {least}, with {readable(sizes[least], 'bytes')}, is the first that fits these. Stage 1 suits a "
-        f"pipeline: the small model's step adds up whole gradients over its micro-batches and scatters them once. "
-        f"Stage 2 would scatter those of each, in {often:.0f} s a step in place of {once:.1f} s.",
+        f"leaves {readable(sizes[1], 'bytes')}, which fits 80 GB and not the 40 GB that the article supposes; stage "
+        f"{least}, with {readable(sizes[least], 'bytes')}, is the first that fits these. Stage 1 suits a pipeline: the "
+        "small model's step adds up whole gradients over its micro-batches and scatters them once. Stage 2 would "
+        f"scatter those of each, in {often:.0f} s a step in place of {once:.1f} s.",
         against=get("par.40GB"),
         evidence=Evidence.COST_MODEL,
         assumes=[

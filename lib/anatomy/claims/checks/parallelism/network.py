@@ -25,11 +25,11 @@ def block_fsdp(claim: Claim) -> Finding:
     step, plain = run(plan), run()
     return uncheckable(
         claim,
-        f"Not on record. Hybrid sharding in groups of 8 replicas would bring a chip to "
+        "Not on record. Hybrid sharding in groups of 8 replicas would bring a chip to "
         f"{readable(float(step.memory.total), 'bytes')}, within 40 GB. If the weights are gathered anew for each of "
         f"{float(plan.micro_batches(SEQUENCES)):.0f} micro-batches, that takes {float(step.gradient_reduction):.0f} s "
         f"a step in place of {float(plain.gradient_reduction):.1f} s; it pays only if gathered weights serve many "
-        f"micro-batches.",
+        "micro-batches.",
         value=float(step.gradient_reduction),
         unit="s",
         assumes=("weights are gathered anew for each micro-batch", *MODEL_ASSUMED),
@@ -48,8 +48,8 @@ def no_fsdp(claim: Claim) -> Finding:
         f"With 8 tensor ways and everything else fully sharded, a chip receives {readable(much, 'bytes')} a step, "
         f"{much / little:.0f} times what the stages' plan exchanges. That takes "
         f"{float(sharded.gradient_reduction):.0f} s, or {float(least.gradient_reduction):.0f} s if all sequences of a "
-        f"replica pass at once; "
-        f"the whole step of 8 x 15 takes {float(plain.seconds):.1f} s. Even hidden behind compute it would be slower.",
+        f"replica pass at once; the whole step of 8 x 15 takes {float(plain.seconds):.1f} s. Even hidden behind "
+        "compute it would be slower.",
         value=float(sharded.gradient_reduction),
         unit="s",
         condition="experts are not split among replicas, and the motive is as supposed",
@@ -67,9 +67,8 @@ def net_uneven(claim: Claim) -> Finding:
     loss, more = (float(step.seconds / even.seconds - 1) for step in (stages, small))
     return uncheckable(
         claim,
-        f"Not on record. It would hurt this plan little: with a {between:.0%} link between segments of "
-        f"{REPLICAS:.0f} nodes, each the home of one stage, a step takes {loss:.1%} longer; with segments of "
-        f"16 nodes {more:.1%}.",
+        f"Not on record. It would hurt this plan little: with a {between:.0%} link between segments of {REPLICAS:.0f} "
+        f"nodes, each the home of one stage, a step takes {loss:.1%} longer; with segments of 16 nodes {more:.1%}.",
         value=more,
         unit="share",
         assumes=("segments of 16 nodes", *MODEL_ASSUMED),
@@ -86,8 +85,9 @@ def weak_clusters(claim: Claim) -> Finding:
     return uncheckable(
         claim,
         f"Not on record. If a stage lived in a cluster with {share:.1%} of the bandwidth of a node, its gradients "
-        f"would take {float(slow.gradient_reduction):.0f} s to reduce in place of {float(plain.gradient_reduction):.1f} "
-        f"s, and a step {float(slow.seconds / plain.seconds - 1):.0%} longer: the slowest stage sets the pace of all.",
+        f"would take {float(slow.gradient_reduction):.0f} s to reduce in place of "
+        f"{float(plain.gradient_reduction):.1f} s, and a step {float(slow.seconds / plain.seconds - 1):.0%} longer: "
+        "the slowest stage sets the pace of all.",
         value=float(slow.seconds / plain.seconds - 1),
         unit="share",
         assumes=("200 Gbit/s a node in the weak cluster", *MODEL_ASSUMED),
@@ -98,7 +98,7 @@ def weak_clusters(claim: Claim) -> Finding:
 def traffic(plan: Plan) -> float:
     """Bytes that a chip receives a step in the exchange between replicas.
 
-    Gradients and weights go round in their group as often as `training.exchange_passes` says, and the sums twice
+    Gradients and weights go round in their group as often as `reduction_passes` says, and the sums twice
     more over the groups (rajbhandari2020zero, section 7). Experts are not split among replicas here.
     """
     held = float(2 * parameters_per_chip(architecture("gpt4"), plan))

@@ -36,10 +36,10 @@ def idle_ticks(stages: int, micro_batches: int, gpipe: bool = False) -> float:
 
 @check("par.bubble")
 def bubble(claim: Claim) -> Finding:
-    """The bubble with and without interleaving, and which of the two the article's utilisation fits, counted alike."""
+    """The bubble with and without interleaving, and which of the two fits the article's utilisation."""
     plain, woven = run(), run(ARTICLE.replace(chunks=printed("arch.layers") / STAGES))
     shares = [float(step.bubble / step.seconds) for step in (plain, woven)]
-    alike = [counted(step) for step in (plain, woven)]
+    both = [counted(step) for step in (plain, woven)]
     low, _ = ends("train.mfu")
     error = claim.verdict["mfu_error"]
     each = round(float(ARTICLE.micro_batches(SEQUENCES)))
@@ -48,16 +48,15 @@ def bubble(claim: Claim) -> Finding:
         claim,
         shares[1] > claim.verdict["least_left"] * shares[0],
         f"How to avoid it was published in 2021: with {printed('arch.layers') / STAGES:.0f} interleaved chunks a stage "
-        f"the bubble falls from {shares[0]:.0%} of the step to {shares[1]:.0%}. Another order alone does not do "
-        f"it: in the small model's step on 15 stages with {each} micro-batches a stage waits in {orders[0]:.0%} of the "
-        f"ticks under 1F1B and in {orders[1]:.0%} under GPipe. The article's own 32 to 36 % do not "
-        f"tell whether that was done. Counted as the article counts, without attention scores, a step reaches "
-        f"{alike[0]:.1%} plain and {alike[1]:.1%} interleaved. Without failures either may be meant, for the model "
-        f"misses PaLM's utilisation by {error * 100:.0f} points and others' by more; with failures the "
-        f"interleaved one comes nearer.",
+        f"the bubble falls from {shares[0]:.0%} of the step to {shares[1]:.0%}. Another order alone does not do it: in "
+        f"the small model's step on 15 stages with {each} micro-batches a stage waits in {orders[0]:.0%} of the ticks "
+        f"under 1F1B and in {orders[1]:.0%} under GPipe. The article's own 32 to 36 % do not tell whether that was "
+        f"done. Counted as the article counts, without attention scores, a step reaches {both[0]:.1%} plain and "
+        f"{both[1]:.1%} interleaved. Without failures either may be meant, for the model misses PaLM's utilisation by "
+        f"{error * 100:.0f} points and others' by more; with failures the interleaved one comes nearer.",
         value=shares[0],
         unit="share",
-        in_part=alike[0] > low - error,
+        in_part=both[0] > low - error,
         evidence=Evidence.COST_MODEL,
         assumes=[*MODEL_ASSUMED, SMALL],
         sources=["narayanan2021megatron", "lamypoirier2023breadth"],
@@ -81,6 +80,6 @@ def bubble_fig(claim: Claim) -> Finding:
         unit="share",
         condition="one chunk a stage and 60 million tokens a step",
         evidence=Evidence.SMALL_MODEL,
-        assumes=["forward and backward passes of stages are alike", SMALL, "it shows the order, not the time"],
+        assumes=["forward and backward passes take all stages as long", SMALL, "it shows the order, not the time"],
         sources=["huang2019gpipe", "narayanan2021megatron"],
     )

@@ -13,11 +13,11 @@ from anatomy.specs import Architecture, Cluster, Scalar, Serving, architecture, 
 
 A100 = "a100_sxm_40gb"
 DENSE = "gpt3_175b"  # a dense target, for what a mixture would blur
-DRAFT = "llama_7b"  # of a size that a draft for hundreds of billions may have; with one key head, as the target
+DRAFT = "llama_7b"  # of a size that a draft for hundreds of billions may have; with one KV head, as the target
 NODE = Serving(tensor=8.0)  # where the draft runs
 SERIAL = SERVING.replace(micro_batches=1.0)  # the article's cluster for the least latency: all sequences at once
-ALIGNMENT = 0.75  # as leviathan2023fast measured, on translation
-EASY, HARD = 0.9, 0.5  # alignment on what is easy to guess and what is not
+ACCEPTANCE_RATE = 0.75  # as leviathan2023fast measured, on translation
+EASY, HARD = 0.9, 0.5  # acceptance rate on what is easy to guess and what is not
 CONTEXT = 4096.0
 
 
@@ -38,9 +38,13 @@ def box() -> Cluster:
 
 
 def dense(
-    sequences: float, length: float, alignment: float = ALIGNMENT, context: float = 2048.0, plan: Serving = NODE
+    sequences: float,
+    length: float,
+    acceptance_rate: float = ACCEPTANCE_RATE,
+    context: float = 2048.0,
+    plan: Serving = NODE,
 ) -> SpeculationStep:
-    """A round of speculation of a dense 175B on one node."""
+    """A speculation step of a dense 175B on one node."""
     constants = overheads("a100_sxm_40gb")
     return speculate(
         architecture(DENSE),
@@ -52,24 +56,24 @@ def dense(
         batch=sequences,
         context=context,
         draft_length=length,
-        acceptance_rate=alignment,
+        acceptance_rate=acceptance_rate,
     )
 
 
 def routed(
     sequences: float,
     length: float,
-    alignment: float = ALIGNMENT,
+    acceptance_rate: float = ACCEPTANCE_RATE,
     plan: Serving = SERIAL,
     draft_plan: Serving = NODE,
     **how: float,
 ) -> SpeculationStep:
-    """A round of speculation of the article's model on its cluster; the draft runs on the head node.
+    """A speculation step of the article's model on its cluster; the draft runs on the head node.
 
     Args:
         sequences: in flight.
         length: of the draft.
-        alignment: of the draft.
+        acceptance_rate: of the drafted tokens.
         plan: `SERIAL`, or `SERVING` with sixteen micro-batches in flight.
         draft_plan: of the draft.
         how: further arguments of `speculate`.
@@ -85,7 +89,7 @@ def routed(
         batch=sequences,
         context=CONTEXT,
         draft_length=length,
-        acceptance_rate=alignment,
+        acceptance_rate=acceptance_rate,
         **how,
     )
 

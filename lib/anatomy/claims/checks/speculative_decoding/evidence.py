@@ -3,7 +3,7 @@
 import numpy as np
 
 from anatomy.claims.article.serving import SERVING, machine, model, served
-from anatomy.claims.checks.speculative_decoding.draft import ALIGNMENT, CONTEXT, EASY, HARD, dense
+from anatomy.claims.checks.speculative_decoding.draft import ACCEPTANCE_RATE, CONTEXT, EASY, HARD, dense
 from anatomy.claims.checks.speculative_decoding.mechanism import pairs
 from anatomy.claims.ledger.claim import Claim
 from anatomy.claims.ledger.finding import Evidence, Finding, decide, uncheckable
@@ -34,16 +34,19 @@ def used(claim: Claim) -> Finding:
 def evidence(claim: Claim) -> Finding:
     """How much faster easy text comes, with a draft and without, and how unevenly its tokens."""
     length = printed("sd.4")
-    easy, hard = (dense(8.0, length, alignment) for alignment in (EASY, HARD))
+    easy, hard = (dense(8.0, length, rate) for rate in (EASY, HARD))
     ratio = float(easy.tokens_per_second / hard.tokens_per_second)
-    mean, deviation = map(float, tokens_moments(independent_acceptance(acceptance_rate=ALIGNMENT, longest=int(length))))
+    mean, deviation = map(
+        float, tokens_moments(independent_acceptance(acceptance_rate=ACCEPTANCE_RATE, longest=int(length)))
+    )
     return decide(
         claim,
         ratio > claim.verdict["least_ratio"] and deviation > claim.verdict["least_spread"] * mean,
         f"Without a draft a token takes as long in easy text as in hard. With one of {length:.0f} tokens, text that it "
-        f"guesses at {EASY:.0%} comes {ratio:.1f} times as fast as text at {HARD:.0%}, and a round yields {mean:.1f} "
-        f"tokens, give or take {deviation:.1f}. So it would look as described. But load, batches that come and go, and "
-        "experts that fill unevenly make latency vary too, and no such measurement at equal load is public.",
+        f"guesses at {EASY:.0%} comes {ratio:.1f} times as fast as text at {HARD:.0%}, and a speculation step yields "
+        f"{mean:.1f} tokens with a standard deviation of {deviation:.1f}. So it would look as described. But load, "
+        "batches that come and go, and experts that fill unevenly make latency vary too, and no such measurement at "
+        "equal load is public.",
         value=ratio,
         unit="times",
         condition="latency was compared at equal load",
@@ -86,8 +89,7 @@ def dearest(claim: Claim) -> Finding:
         claim,
         full > claim.verdict["least_share"],
         f"With 4,000 sequences in flight on the article's cluster, an answer of {answer:.0f} tokens takes {full:.0%} "
-        "of "
-        f"the cost of a request whose prompt is three times as long; with 256, {few:.0%}.",
+        f"of the cost of a request whose prompt is three times as long; with 256, {few:.0%}.",
         value=full,
         unit="share",
         evidence=Evidence.COST_MODEL,
@@ -105,9 +107,8 @@ def price_gap(claim: Claim) -> Finding:
         claim,
         full >= claim.verdict["least_ratio"] * listed,
         f"OpenAI's list of 2023 takes {listed:.0f} times as much for output of GPT-4 as for input. By the cost model "
-        "the "
-        f"output costs {full:.1f} times as much with 4,000 sequences in flight and {few:.0f} times with 256: more than "
-        "enough to explain the gap. davinci, in the same list, costs the same both ways.",
+        f"the output costs {full:.1f} times as much with 4,000 sequences in flight and {few:.0f} times with 256: more "
+        "than enough to explain the gap. davinci, in the same list, costs the same both ways.",
         value=full,
         unit="times",
         condition="prices follow costs",
@@ -126,8 +127,8 @@ def conspiracy(claim: Claim) -> Finding:
     return uncheckable(
         claim,
         "Nobody outside knows what OpenAI accepts. The mechanism is real: accept what p finds less likely than q does, "
-        f"and what acceptance gains, here {gained:.2f}, the law loses in total variation, {moved:.2f}. It moves "
-        "towards the draft's law, so text gets more like what a draft writes. The exact rule has no such effect.",
+        f"and what acceptance gains, here {gained:.2f}, the distribution loses in total variation, {moved:.2f}. It "
+        "moves towards the draft's, so text gets more like what a draft writes. The exact rule has no such effect.",
         beside=(moved, "total variation"),
         sources=("leviathan2023fast",),
     )

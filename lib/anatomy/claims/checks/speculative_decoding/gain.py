@@ -8,7 +8,7 @@ import numpy as np
 from anatomy.claims.article.serving import SERVING
 from anatomy.claims.checks.speculative_decoding.draft import (
     A100,
-    ALIGNMENT,
+    ACCEPTANCE_RATE,
     NODE,
     by_batch,
     dense,
@@ -27,7 +27,7 @@ from anatomy.specs import chip
 
 BATCHES = 2.0 ** np.arange(13)  # 1 to 4,096 sequences
 USUAL = 1024.0  # sequences in flight, some hours' average of a cluster built for 4,000
-RANKS = (0.45, 0.15, 0.08, 0.05)  # a poorly aligned draft: chance that its first, second, ... guess is right
+RANKS = (0.45, 0.15, 0.08, 0.05)  # a poor draft: chance that its first, second, ... guess is accepted
 
 
 def best_gains(batches: Sequence[float]) -> np.ndarray:
@@ -50,18 +50,17 @@ def small_batch(claim: Claim) -> Finding:
         claim,
         bool(gains[0] > least and own < least),
         f"A dense 175B gains {one:.2f} times for one user; the article's model {gains[0]:.2f} times, for a block of "
-        f"five brings five tokens' experts with it. It gains {where}, "
-        f"most at {BATCHES[gains.argmax()]:.0f}, {gains.max():.2f} times. Even its own 4,000, of which "
-        "250 "
-        f"pass at once, would gain {own:.2f} times. Bandwidth is the bottleneck, as the article says, but a mixture "
-        f"leaves it at {balances[1]:,.0f} tokens where a dense model does at {balances[0]:,.0f}: the gain ends with a "
-        "large batch and does not begin with the smallest.",
+        f"five brings five tokens' experts with it. It gains {where}, most at {BATCHES[gains.argmax()]:.0f}, "
+        f"{gains.max():.2f} times. Even its own 4,000, of which 250 pass at once, would gain {own:.2f} times. "
+        f"Bandwidth is the bottleneck, as the article says, but a mixture leaves it at {balances[1]:,.0f} tokens where "
+        f"a dense model does at {balances[0]:,.0f}: the gain ends with a large batch and does not begin with the "
+        "smallest.",
         value=float(BATCHES[gains.argmax()]),
         unit="sequences",
         in_part=bool(gains[-1] < least),
         evidence=Evidence.COST_MODEL,
         assumes=[
-            f"alignment {ALIGNMENT:g}, a draft of {draft_size()}, the best draft length",
+            f"an acceptance rate of {ACCEPTANCE_RATE:g}, a draft of {draft_size()}, the best draft length",
             "experts are chosen evenly and independently",
         ],
         sources=["huang2025moesd"],
@@ -81,8 +80,7 @@ def orthogonal(claim: Claim) -> Finding:
         claim,
         min(with_bits / apart, with_batch / crowd) > claim.verdict["least_left"],
         f"A dense 175B gains {apart:.2f} times from a draft in FP16 and {with_bits:.2f} times in 8 bits: narrow "
-        "weights "
-        "and speculation multiply, nearly. A larger batch spends the same spare arithmetic: GPT-4 gains "
+        "weights and speculation multiply, nearly. A larger batch spends the same spare arithmetic: GPT-4 gains "
         f"{crowd:.2f} times with 32 sequences and {with_batch:.2f} times with 2,048.",
         value=with_bits / apart,
         unit="of the gain left with 8-bit weights",
@@ -101,12 +99,10 @@ def single_sequence(claim: Claim) -> Finding:
     return decide(
         claim,
         crowd < claim.verdict["most_speed_up"] and tokens < claim.verdict["most_tokens"],
-        f"Four tokens in one sequence make GPT-4 {crowd:.2f} times as fast with 2,048 sequences in flight: slower. "
-        "At an "
-        f"alignment of {RANKS[0]:g} they yield {tokens:.2f} tokens a pass, and no longer draft more than "
+        f"Four tokens in one sequence make GPT-4 {crowd:.2f} times as fast with 2,048 sequences in flight: slower. At "
+        f"an acceptance rate of {RANKS[0]:g} they yield {tokens:.2f} tokens a pass, and no longer draft more than "
         f"{1 / (1 - RANKS[0]):.2f}. A tree of 16 guesses with the same draft yields {tree:.2f}: it helps against a "
-        "poor "
-        "draft, not against a large batch.",
+        "poor draft, not against a large batch.",
         value=tokens,
         unit="tokens a pass",
         evidence=Evidence.COST_MODEL,
@@ -117,21 +113,21 @@ def single_sequence(claim: Claim) -> Finding:
 
 @check("sd.exp")
 def exponential(claim: Claim) -> Finding:
-    """The chance of eight tokens in a row, where all are alike and where rounds differ."""
-    even, uneven = (
-        independent_acceptance(acceptance_rate=ALIGNMENT, longest=8),
-        correlated_acceptance(acceptance_rate=ALIGNMENT, correlation=0.2, longest=8),
+    """The chance of eight tokens in a row, with independent and with correlated acceptance."""
+    independent, correlated = (
+        independent_acceptance(acceptance_rate=ACCEPTANCE_RATE, longest=8),
+        correlated_acceptance(acceptance_rate=ACCEPTANCE_RATE, correlation=0.2, longest=8),
     )
-    last = float(even[8] / even.sum())
+    last = float(independent[8] / independent.sum())
     return decide(
         claim,
-        float(even[8]) < claim.verdict["most_chance"],
-        f"If every token is right with {ALIGNMENT:.0%}, eight in a row are with {float(even[8]):.0%}; the eighth adds "
-        f"{last:.0%} to the tokens of a round, and no draft however long yields more than {1 / (1 - ALIGNMENT):.0f}. "
-        "It "
-        "is exponential only if all tokens are alike. If some passages are easier than others, so that two tokens of a "
-        f"round are correlated by 0.2, eight are right with {float(uneven[8]):.0%}, and the chance falls like a power.",
-        value=float(even[8]),
+        float(independent[8]) < claim.verdict["most_chance"],
+        f"If every token is accepted with {ACCEPTANCE_RATE:.0%}, eight in a row are with {float(independent[8]):.0%}; "
+        f"the eighth adds {last:.0%} to the tokens of a speculation step, and no draft however long yields more than "
+        f"{1 / (1 - ACCEPTANCE_RATE):.0f}. The fall is exponential only if acceptances are independent. If some "
+        "passages are easier than others, so that two tokens of a step are correlated by 0.2, eight are accepted with "
+        f"{float(correlated[8]):.0%}, and the chance falls like a power.",
+        value=float(independent[8]),
         unit="share",
         condition="acceptances are independent and equally likely",
         sources=["leviathan2023fast"],
@@ -145,16 +141,16 @@ def four(claim: Claim) -> Finding:
     best = dict(zip(sizes, by_batch(partial(routed, plan=SERVING), sizes).argmax(1).tolist(), strict=True))
     alone = int(lengths(lambda g: dense(1.0, g)).argmax())
     listed = ", ".join(f"{length} with {n:,.0f}" for n, length in best.items())
-    kept = float(routed(USUAL, best[USUAL], plan=SERVING).speed_up)
+    gain = float(routed(USUAL, best[USUAL], plan=SERVING).speed_up)
     return compare(
         claim,
         best[USUAL],
-        f"At an alignment of {ALIGNMENT:g} and with a draft of {draft_size()} on the head node, the best length on "
-        "the article's cluster "
-        f"is {listed} sequences in flight; for a dense 175B and one user {alone}. At "
-        f"{USUAL:,.0f} it makes the model {kept:.2f} times as fast. A better or cheaper draft asks for more, a larger "
+        f"At an acceptance rate of {ACCEPTANCE_RATE:g} and with a draft of {draft_size()} on the head node, the best "
+        f"length on the article's cluster is {listed} sequences in flight; for a dense 175B and one user {alone}. At "
+        f"{USUAL:,.0f} it makes the model {gain:.2f} times as fast. A better or cheaper draft asks for more, a larger "
         "batch for fewer; four lies in the middle of what is plausible.",
-        condition=f"some {USUAL:,.0f} sequences in flight, alignment {ALIGNMENT:g}, a draft of {draft_size()}",
+        condition=f"some {USUAL:,.0f} sequences in flight, an acceptance rate of {ACCEPTANCE_RATE:g}, "
+        f"a draft of {draft_size()}",
         evidence=Evidence.COST_MODEL,
         sources=["leviathan2023fast"],
     )

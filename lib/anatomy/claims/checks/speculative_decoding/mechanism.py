@@ -5,7 +5,7 @@ import numpy as np
 from anatomy.claims.article.serving import machine, model, served
 from anatomy.claims.checks.speculative_decoding.draft import (
     A100,
-    ALIGNMENT,
+    ACCEPTANCE_RATE,
     DENSE,
     SERIAL,
     dense,
@@ -44,12 +44,12 @@ def parallel(claim: Claim) -> Finding:
 @check("sd.decode_seq")
 def sequential(claim: Claim) -> Finding:
     """Tokens of a pass without a draft."""
-    value = float(expected_tokens(acceptance_rate=ALIGNMENT, draft_length=0.0))
+    value = float(expected_tokens(acceptance_rate=ACCEPTANCE_RATE, draft_length=0.0))
     return decide(
         claim,
         value == claim.verdict["tokens"],
-        "A token is drawn from what the pass before it computed, so each takes a pass of its own: "
-        f"{value:.0f} token a pass. Speculation breaks just this: what was guessed can be read at once.",
+        f"A token is drawn from what the pass before it computed, so each takes a pass of its own: {value:.0f} token a "
+        "pass. Speculation breaks just this: what was guessed can be read at once.",
         value=value,
         unit="tokens a pass",
         sources=["stern2018blockwise"],
@@ -86,8 +86,7 @@ def drafted(claim: Claim) -> Finding:
         claim,
         max(share, block / steps) < claim.verdict["most_cost"],
         f"So it is in the papers. On one node a step of a draft of {draft_size()} takes {share:.0%} of a step of a "
-        "dense 175B, and the "
-        f"large model reads five tokens in {block:.2f} times what it takes for one.",
+        f"dense 175B, and the large model reads five tokens in {block:.2f} times what it takes for one.",
         value=block,
         unit="steps",
         evidence=Evidence.COST_MODEL,
@@ -99,20 +98,19 @@ def drafted(claim: Claim) -> Finding:
 def saves(claim: Claim) -> Finding:
     """Bytes of weights for each token, dense and routed."""
     length = printed("sd.4")
-    tokens = float(expected_tokens(acceptance_rate=ALIGNMENT, draft_length=length))
+    tokens = float(expected_tokens(acceptance_rate=ACCEPTANCE_RATE, draft_length=length))
     one, crowd = routed(1.0, length), routed(32.0, length)
     return decide(
         claim,
         min(float(dense(1.0, length).speed_up), float(crowd.speed_up)) > claim.verdict["least_speed_up"],
-        f"Four drafted tokens of which each is right with {ALIGNMENT:.0%} yield {tokens:.2f} tokens a pass. A dense "
-        "model "
-        f"reads its weights once for them. A mixture reads more experts: for one user the block costs GPT-4 "
-        f"{float(one.verify_cost):.1f} steps, and it is {float(one.speed_up):.2f} times as fast as without; with 32 "
-        "users "
-        f"who read all experts anyway {float(crowd.verify_cost):.2f} steps, {float(crowd.speed_up):.2f} times as fast.",
+        f"Four drafted tokens, each accepted with {ACCEPTANCE_RATE:.0%}, yield {tokens:.2f} tokens a pass. A dense "
+        "model reads its weights once for them. A mixture activates more experts: for one user, verifying costs GPT-4 "
+        f"as much as {float(one.verify_cost):.1f} steps, and it is {float(one.speed_up):.2f} times as fast as without; "
+        f"with 32 users, for whom all experts are active anyway, {float(crowd.verify_cost):.2f} steps, "
+        f"{float(crowd.speed_up):.2f} times as fast.",
         value=float(dense(1.0, length).speed_up),
         unit="times as fast",
-        condition="a dense model, or a batch that reads all experts anyway",
+        condition="a dense model, or a batch in which all experts are active anyway",
         evidence=Evidence.COST_MODEL,
         sources=["leviathan2023fast"],
     )
@@ -120,18 +118,18 @@ def saves(claim: Claim) -> Finding:
 
 @check("sd.reject")
 def rejected(claim: Claim) -> Finding:
-    """What becomes of a round whose draft is wrong at once, and on average."""
+    """What becomes of a speculation step whose first token is rejected, and of drafted tokens on average."""
     length = int(printed("sd.4"))
     wrong = np.asarray(tokens_distribution(independent_acceptance(acceptance_rate=0.0, longest=length)))
-    kept = (float(expected_tokens(acceptance_rate=ALIGNMENT, draft_length=length)) - 1) / length
+    accepted = (float(expected_tokens(acceptance_rate=ACCEPTANCE_RATE, draft_length=length)) - 1) / length
     return decide(
         claim,
         wrong[0] >= claim.verdict["least_chance"],
-        f"What follows a rejected token was guessed from it and is dropped: at {ALIGNMENT:.0%} alignment "
-        f"{1 - kept:.0%} "
-        "of what is drafted. But the pass is not lost: it has computed what should stand there, so even a round whose "
-        "first token is wrong yields one. There is no falling back, only the next round.",
-        value=1 - kept,
+        "What follows a rejected token was guessed from it and is dropped: at an acceptance rate of "
+        f"{ACCEPTANCE_RATE:.0%}, {1 - accepted:.0%} of what is drafted. But the pass is not lost: it has computed what "
+        "should stand there, so even a step whose first token is rejected yields one. There is no falling back, only "
+        "the next speculation step.",
+        value=1 - accepted,
         unit="share",
         sources=["leviathan2023fast"],
     )
@@ -175,9 +173,9 @@ def trade(claim: Claim) -> Finding:
     return decide(
         claim,
         flop > claim.verdict["without_draft"] > read,
-        f"With four drafted tokens at {ALIGNMENT:.0%} a token of a dense 175B takes {flop:.2f} times the FLOP, "
-        "rejected "
-        f"ones and the draft's counted, and {read:.2f} times the time, which is spent on reading weights.",
+        f"With four drafted tokens, accepted with {ACCEPTANCE_RATE:.0%}, a token of a dense 175B takes {flop:.2f} "
+        f"times the FLOP, rejected ones and the draft's counted, and {read:.2f} times the time, which is spent on "
+        "reading weights.",
         value=flop,
         unit="times the FLOP",
         evidence=Evidence.COST_MODEL,
@@ -194,11 +192,10 @@ def lossless(claim: Claim) -> Finding:
     return decide(
         claim,
         far < claim.verdict["rounding"] < moved,
-        "Under the exact rule what comes out has the target's law, whatever the draft is; a poor draft costs time "
-        "and no "
-        f"quality. Let acceptance be twice as lenient and {moved:.0%} of the probability moves on the same pairs. "
-        "And a "
-        "mixture whose experts drop tokens when they are full answers differently in another batch, and so in a block.",
+        "Under the exact rule what comes out has the target's law, whatever the draft is; a poor draft costs time and "
+        f"no quality. Let acceptance be twice as lenient and {moved:.0%} of the probability moves on the same pairs. "
+        "And a mixture whose experts drop tokens when they are full answers differently in another batch, and so in a "
+        "block.",
         value=moved,
         unit="total variation at lenience 1/2",
         condition="exact acceptance, and experts that drop nothing",

@@ -56,9 +56,9 @@ def cost_63M(claim: Claim) -> Finding:
         claim,
         value,
         f"25,000 chips for 95 days at $1 are {readable(value, 'dollars')}, for 90 to 100 days "
-        f"{readable(low, 'dollars')} to {readable(high, 'dollars')}. $63 million "
-        f"need {days_needed:.0f} days, which is {share:.1%} of peak and "
-        f"outside both printed ranges, or ${price_needed:.3f} an hour. The gap is small, a tenth.",
+        f"{readable(low, 'dollars')} to {readable(high, 'dollars')}. $63 million need {days_needed:.0f} days, which is "
+        f"{share:.1%} of peak and outside both printed ranges, or ${price_needed:.3f} an hour. The gap is small, a "
+        "tenth.",
         against=get("train.days"),
     )
 
@@ -161,8 +161,8 @@ def h100_days(claim: Claim) -> Finding:
         value,
         f"55 days need {needed * top / 1e12:.0f} TFLOP/s a chip: {needed:.0%} of the 16-bit peak, {needed / 2:.0%} of "
         f"that of FP8. The fastest public large run on H100 reached {fast['tflops']:.0f} ({value:.0f} days), Llama 3.1 "
-        f"{slow['tflops']:.0f}, DeepSeek-V3 in FP8 {fp8_rate() / 1e12:.0f}; NVIDIA's keynote has 3e25 FLOP on "
-        f"8,000 chips in 90 days, which is {keynote:.0%}. FP8 may close the gap; none of these runs shows it.",
+        f"{slow['tflops']:.0f}, DeepSeek-V3 in FP8 {fp8_rate() / 1e12:.0f}; NVIDIA's keynote has 3e25 FLOP on 8,000 "
+        f"chips in 90 days, which is {keynote:.0%}. FP8 may close the gap; none of these runs shows it.",
         assumes=["16-bit arithmetic at the fastest published rate", "no failures"],
         sources=[fast["source"], slow["source"], "deepseek2024v3", gtc["source"], gtc["sources"]["flop"]],
     )
@@ -232,9 +232,9 @@ def scatter(claim: Claim) -> Finding:
         claim,
         worst < claim.verdict["tolerance"],
         f"6 N D is within {worst:.1%} of the FLOP that the makers of GPT-3 and Llama 3.1 state. On the line, at "
-        f"{DENSE_RATIO:.0f} tokens a parameter, 70 billion parameters cost {line / 1e23:.2f}e23 FLOP. That the "
-        f"line is smoothed matters: at GPT-4's FLOP two fits to the same runs put the best size {second / first:.1f} "
-        "times apart.",
+        f"{DENSE_RATIO:.0f} tokens a parameter, 70 billion parameters cost {line / 1e23:.2f}e23 FLOP. That the line is "
+        f"smoothed matters: at GPT-4's FLOP two fits to the same runs put the best size {second / first:.1f} times "
+        "apart.",
         value=worst,
         unit="share",
         condition="the line is 20 tokens a parameter",

@@ -40,8 +40,8 @@ def flops(claim: Claim) -> Finding:
         claim,
         value,
         f"6 x 280 billion x 13 trillion = {readable(value, 'FLOP')}. Attention scores at 8k, which the formula leaves "
-        f"out, and token tables add up to {scores:.0%}. Epoch's 90 % interval, {low / 1e25:.2f} to "
-        f"{high / 1e25:.1f} times 1e25, is wide and rests on the same article.",
+        f"out, and token tables add up to {scores:.0%}. Epoch's 90 % interval, {low / 1e25:.2f} to {high / 1e25:.1f} "
+        "times 1e25, is wide and rests on the same article.",
         condition="280 billion active parameters and 13 trillion tokens are right",
         sources=["kaplan2020scaling", "epoch2025models"],
     )
@@ -72,7 +72,7 @@ def days(claim: Claim) -> Finding:
         claim,
         value,
         f"At 34 % of peak the run takes {value:.0f} days, at 36 and 32 % {least:.0f} and {most:.0f}: the two ranges "
-        f"are the same statement. The cost model, with failures, gives {plain:.0f} days for the layout as told and "
+        f"are the same statement. The cost model, with failures, gives {plain:.0f} days for the article's layout and "
         f"{woven:.0f} with an interleaved pipeline.",
         condition="the FLOP, the chips and the utilisation are right",
         sources=["narayanan2021megatron"],
@@ -89,10 +89,10 @@ def mfu(claim: Claim) -> Finding:
     return compare(
         claim,
         value,
-        f"Over 95 days the FLOP and chips give {value:.1%}. Independently, and counted alike, the cost model has "
-        f"{plain:.1%} for a step of the layout as told and {woven:.1%} with interleaving; failures leave "
+        f"Over 95 days the FLOP and chips give {value:.1%}. Independently, and counted in the same way, the cost model "
+        f"has {plain:.1%} for a step of the article's layout and {woven:.1%} with interleaving; failures leave "
         f"{lasting[0]:.1%} and {lasting[1]:.1%}. For a whole run the printed range asks for a better schedule than the "
-        "one told, or for few failures.",
+        "article's, or for few failures.",
         condition="the FLOP, the chips and the days are right",
         sources=["chowdhery2023palm", "narayanan2021megatron"],
     )

@@ -95,9 +95,9 @@ def data(claim: Claim) -> Finding:
     each = shown / (image.shape[0] * image.shape[1] / ENCODER.patch**2)
     return uncheckable(
         claim,
-        "OpenAI withholds its data. The means existed: Whisper was published in 2022, and whoever renders text has "
-        f"its transcript for nothing. A page of {image.shape[1]} x {image.shape[0]} pixels in small print holds "
-        f"{shown:,} bytes of text, {each:.1f} for each vision token, {each / text():.0%} of what a text token does.",
+        "OpenAI withholds its data. The means existed: Whisper was published in 2022, and whoever renders text has its "
+        f"transcript for nothing. A page of {image.shape[1]} x {image.shape[0]} pixels in small print holds {shown:,} "
+        f"bytes of text, {each:.1f} for each vision token, {each / text():.0%} of what a text token does.",
         beside=(each, "bytes of text/token"),
         sources=("radford2023whisper", record("technical_report")["source"]),
     )
@@ -135,10 +135,10 @@ def io_low(claim: Claim) -> Finding:
         float(seen.share) < claim.verdict["most_share"],
         f"At the speed of the article's run, {speed() / 1e6:.2f} million tokens a second, text is "
         f"{readable(float(read.cluster), 'B/s')} for all 25,000 chips and raw pixels are "
-        f"{readable(float(seen.cluster), 'B/s')}: {readable(float(seen.chip), 'B/s')} a chip, of which its "
-        f"network could carry {readable(float(f'{1 / float(seen.share):.2g}'))} times as much. The original says "
-        "this of text only; it is true of both. Where the encoder trains alone it "
-        f"is {readable(float(alone.chip), 'B/s')} a chip, {float(alone.share):.2%} of the network.",
+        f"{readable(float(seen.cluster), 'B/s')}: {readable(float(seen.chip), 'B/s')} a chip, of which its network "
+        f"could carry {readable(float(f'{1 / float(seen.share):.2g}'))} times as much. The original says this of text "
+        f"only; it is true of both. Where the encoder trains alone it is {readable(float(alone.chip), 'B/s')} a chip, "
+        f"{float(alone.share):.2%} of the network.",
         value=float(seen.share),
         unit="share",
         condition="each token passes all of GPT-4; what counts is the network, not the work of decoding files",
@@ -157,8 +157,8 @@ def six_hundred(claim: Claim) -> Finding:
         claim,
         raw(),
         f"14 x 14 pixels of three bytes are {raw():.0f}. Patches of 16 pixels have {others[16.0]:.0f}, of 32 "
-        f"{others[32.0]:,.0f}; a token that OpenAI bills for stands for {per_billed:,.0f}. Text has about "
-        f"{text():.0f} bytes a token, as OpenAI says of its tokenisers.",
+        f"{others[32.0]:,.0f}; a token that OpenAI bills for stands for {per_billed:,.0f}. Text has about {text():.0f} "
+        "bytes a token, as OpenAI says of its tokenisers.",
         condition="a vision token is a patch of 14 x 14 pixels, 8 bits a colour, uncompressed",
         sources=["dosovitskiy2021vit", billed["source"], record("bytes_per_text_token")["source"]],
     )
@@ -181,9 +181,8 @@ def compress(claim: Claim) -> Finding:
         "The original says that such work is under way, not that it is needed. Raw pixels of 2 trillion tokens are "
         f"{readable(printed('vis.2T') * raw(), 'B')}; to keep them for a quarter takes "
         f"{readable(storage_dollars(), 'dollars')}. Of the rent for their training that is {shares}: above {least:.0%} "
-        f"in {len(strained)} of {len(pixels)} readings. JPEG, which has existed since 1992, makes "
-        f"photographs {saved:.0f} times smaller. To keep those takes {kept}; above {least:.0%} is then "
-        f"{remains or 'none'}.",
+        f"in {len(strained)} of {len(pixels)} readings. JPEG, which has existed since 1992, makes photographs "
+        f"{saved:.0f} times smaller. To keep those takes {kept}; above {least:.0%} is then {remains or 'none'}.",
         value=saved,
         unit="times",
         condition=f"the two trillion are {' or '.join(left)}" if len(left) < len(files) else "",
@@ -202,8 +201,8 @@ def hardware(claim: Claim) -> Finding:
     chip, bandwidth = float(load(raw(), encoder_speed(printed("train.gpus"))).chip), float(machine().inside.bandwidth)
     return uncheckable(
         claim,
-        f"What is vital to vendors is theirs to say. Even where an encoder trains alone, a chip takes in "
-        f"{readable(chip, 'B/s')} of pixels; its network carries {bandwidth / chip:,.0f} times that. What does "
-        "grow is work on the host: files have to be decoded.",
+        "What is vital to vendors is theirs to say. Even where an encoder trains alone, a chip takes in "
+        f"{readable(chip, 'B/s')} of pixels; its network carries {bandwidth / chip:,.0f} times that. What does grow is "
+        "work on the host: files have to be decoded.",
         beside=(chip, "B/s"),
     )

@@ -9,15 +9,15 @@ from anatomy.claims.record.public import record
 @check("vis.least")
 def least(claim: Claim) -> Finding:
     """OpenAI's own figures, beside the best of others."""
-    told = record("gpt4_vision_benchmarks")
-    ahead = [name for name, value in told["gpt4"].items() if value > told["best_other"][name]]
+    published = record("gpt4_vision_benchmarks")
+    ahead = [name for name, value in published["gpt4"].items() if value > published["best_other"][name]]
     return uncheckable(
         claim,
-        f"A judgement. On OpenAI's own figures of March 2023 GPT-4 is ahead of the best published model in "
-        f"{len(ahead)} of {len(told['gpt4'])} benchmarks of images, without having been trained for them: "
+        "A judgement. On OpenAI's own figures of March 2023 GPT-4 is ahead of the best published model in "
+        f"{len(ahead)} of {len(published['gpt4'])} benchmarks of images, without having been trained for them: "
         f"{', '.join(ahead)}.",
-        beside=(float(len(ahead)), f"of {len(told['gpt4'])} benchmarks"),
-        sources=(told["source"],),
+        beside=(float(len(ahead)), f"of {len(published['gpt4'])} benchmarks"),
+        sources=(published["source"],),
     )
 
 
@@ -47,7 +47,7 @@ def scratch(claim: Claim) -> Finding:
 
 @check("vis.gpt5")
 def gpt5(claim: Claim) -> Finding:
-    """Not told either."""
+    """Not published either."""
     return uncheckable(
         claim,
         "OpenAI has not said how GPT-5 was trained. GPT-4o of May 2024 was, it says, one model trained end to end on "
@@ -76,16 +76,16 @@ def gpt5_generates(claim: Claim) -> Finding:
 @check("vis.agents")
 def agents(claim: Claim) -> Finding:
     """A purpose is not computed; what it was best at is on record."""
-    told = record("gpt4_vision_benchmarks")
-    lead = {name: value - told["best_other"][name] for name, value in told["gpt4"].items()}
+    published = record("gpt4_vision_benchmarks")
+    lead = {name: value - published["best_other"][name] for name, value in published["gpt4"].items()}
     first, second, third = sorted(lead, key=lead.get, reverse=True)[:3]
     return uncheckable(
         claim,
         f"What it was meant for is not on record. It would serve: GPT-4's lead over others was largest in {first} "
-        f"({lead[first]:+.0f} points), {second} ({lead[second]:+.0f}) and {third} ({lead[third]:+.0f}): "
-        "they ask for text in diagrams, charts and graphics.",
+        f"({lead[first]:+.0f} points), {second} ({lead[second]:+.0f}) and {third} ({lead[third]:+.0f}): they ask for "
+        "text in diagrams, charts and graphics.",
         beside=(lead[first], "points ahead"),
-        sources=(told["source"],),
+        sources=(published["source"],),
     )
 
 
@@ -94,8 +94,8 @@ def every_model(claim: Claim) -> Finding:
     """What came."""
     return uncheckable(
         claim,
-        "A prediction, and for images a good one: the large families that followed, Gemini, Claude 3, GPT-4o and "
-        "Llama 4, read images. Sound is less common.",
+        "A prediction, and for images a good one: the large families that followed, Gemini, Claude 3, GPT-4o and Llama "
+        "4, read images. Sound is less common.",
         sources=("gemini2023", "anthropic2024claude3", record("gpt4o")["source"], "meta2025llama4"),
     )
 
@@ -114,12 +114,12 @@ def evolve(claim: Claim) -> Finding:
 @check("meta.source")
 def source(claim: Claim) -> Finding:
     """The address under which the original stands."""
-    told = record("article")
+    published = record("article")
     return decide(
         claim,
-        told["address"] == claim.verdict["address"],
-        f"The original stands at {told['address']}, by {' and '.join(told['authors'])} of {told['publisher']}. Most of "
-        "it is for subscribers only.",
+        published["address"] == claim.verdict["address"],
+        f"The original stands at {published['address']}, by {' and '.join(published['authors'])} of "
+        f"{published['publisher']}. Most of it is for subscribers only.",
         evidence=Evidence.PUBLIC_RECORD,
-        sources=[told["source"]],
+        sources=[published["source"]],
     )
