@@ -18,7 +18,7 @@ import numpy as np
 from anatomy import specs
 from anatomy.cost import collectives, explore
 from anatomy.cost.efficiency import efficiency
-from anatomy.cost.training import memory, pipeline
+from anatomy.cost.training import memory, pipeline, step
 from anatomy.cost.training.search import search
 from anatomy.cost.training.step import training_step
 from anatomy.specs import cluster as cluster_module
@@ -74,7 +74,7 @@ def per_second(run: Callable[[], Any], count: int, repeats: int = 5) -> float:
 def in_numpy() -> Iterator[None]:
     """The same formulas with NumPy in place of jax.numpy, for as long as the block runs."""
     with contextlib.ExitStack() as stack:
-        for module in (collectives, memory, pipeline, training, cluster_module, plan_module):
+        for module in (collectives, memory, pipeline, step, cluster_module, plan_module):
             if hasattr(module, "jnp"):
                 stack.enter_context(mock.patch.object(module, "jnp", np))
         yield

@@ -126,10 +126,10 @@ def test_experts_touched_are_those_that_tokens_visit(tokens, experts, top_k):
 @given(st.integers(1, 5000), st.integers(1, 512), st.data())
 def test_limits_of_experts_touched(tokens, experts, data):
     top_k = data.draw(st.integers(1, experts))
-    touched = float(active_experts(tokens=tokens, experts=experts, top_k=top_k))
-    assert top_k * (1 - 1e-9) <= touched <= min(experts, tokens * top_k) * (1 + 1e-9)
+    active = float(active_experts(tokens=tokens, experts=experts, top_k=top_k))
+    assert top_k * (1 - 1e-9) <= active <= min(experts, tokens * top_k) * (1 + 1e-9)
     assert float(active_experts(tokens=1, experts=experts, top_k=top_k)) == pytest.approx(top_k)
-    assert touched <= float(active_experts(tokens=tokens + 1, experts=experts, top_k=top_k)) * (1 + 1e-12)
+    assert active <= float(active_experts(tokens=tokens + 1, experts=experts, top_k=top_k)) * (1 + 1e-12)
     assert float(active_experts(tokens=tokens, experts=experts, top_k=experts)) == experts
 
 
@@ -177,11 +177,14 @@ def test_fullest_expert_at_the_ends():
         ),
         (
             lambda: load_standard_deviation(tokens=8, experts=16, top_k=2, correlation=0.5, group_size=0.5),
-            "load_standard_deviation.group is 0.5",
+            "load_standard_deviation.group_size is 0.5",
         ),
         (lambda: max_load(tokens=8, experts=2, top_k=16), "max_load.top_k is 16"),
         (lambda: max_load(tokens=2.5, experts=16, top_k=2), "max_load.tokens is 2.5; allowed: a whole number"),
-        (lambda: max_load_of_normal(mean=8.0, standard_deviation=-1.0, experts=16), "max_load_of_normal.spread is -1"),
+        (
+            lambda: max_load_of_normal(mean=8.0, standard_deviation=-1.0, experts=16),
+            "max_load_of_normal.standard_deviation is -1",
+        ),
         (
             lambda: max_load_of_normal(mean=8.0, standard_deviation=1.0, experts=1),
             "max_load_of_normal.experts is 1; allowed: a number at least 2",
@@ -194,6 +197,9 @@ def test_nonsense_is_refused(call, message):
 
 
 def test_traced_numbers_pass():
-    found = jax.jit(jax.vmap(active_experts, (None, None, 0)))(8.0, 16.0, np.array([2.0, 4.0]))
+    def active(k):
+        return active_experts(tokens=8.0, experts=16.0, top_k=k)
+
+    found = jax.jit(jax.vmap(active))(np.array([2.0, 4.0]))
     assert np.asarray(found) == pytest.approx([float(active_experts(tokens=8, experts=16, top_k=k)) for k in (2, 4)])
-    assert np.isfinite(jax.grad(active_experts, 2)(8.0, 16.0, 2.0))
+    assert np.isfinite(jax.grad(active)(2.0))

@@ -1,4 +1,4 @@
-"""Speculation: formulas against rounds that are really drawn, and optima against all lengths."""
+"""Speculation: formulas against steps that are really drawn, and optima against all lengths."""
 
 import hypothesis.strategies as st
 import jax
@@ -56,12 +56,16 @@ def test_expected_tokens_are_the_sum_of_survivals(rate, length):
 
 @settings(max_examples=40)
 @given(st.floats(0, 0.2), lengths)
-def test_gradients_are_right_up_to_alignment_one(short, length):
+def test_gradients_are_right_up_to_acceptance_of_all(short, length):
     """Against the derivative of the sum, term by term, which has no limit to take."""
     a = 1 - short
-    slope = jax.grad(expected_tokens)(a, float(length))
+
+    def tokens(rate: float, draft_length: float):
+        return expected_tokens(acceptance_rate=rate, draft_length=draft_length)
+
+    slope = jax.grad(tokens)(a, float(length))
     assert float(slope) == pytest.approx(sum(i * a ** (i - 1) for i in range(1, length + 1)), rel=1e-9, abs=1e-12)
-    longer = jax.grad(expected_tokens, 1)(a, float(length))
+    longer = jax.grad(tokens, 1)(a, float(length))
     exact = -np.log(a) / short * a ** (length + 1) if short > 1e-9 else 1.0
     assert float(longer) == pytest.approx(exact, rel=1e-6)
 
@@ -122,12 +126,12 @@ def test_passages_easy_and_hard(easy, hard, to_hard, to_easy):
     for i in range(1, size):
         kind[i] = kind[i - 1] ^ int(flips[i] < (to_easy if kind[i - 1] else to_hard))
     accepted = rng.random(size) < np.where(kind, hard, easy)
-    place, rounds = 0, []
+    place, steps = 0, []
     while place + length < size:
-        rounds.append(int(yielded(accepted[place : place + length])))
-        place += rounds[-1]
+        steps.append(int(yielded(accepted[place : place + length])))
+        place += steps[-1]
     acceptance = two_state_acceptance(easy=easy, hard=hard, to_hard=to_hard, to_easy=to_easy, longest=length)
-    tail = [np.mean(np.array(rounds) > i) for i in range(length + 1)]
+    tail = [np.mean(np.array(steps) > i) for i in range(length + 1)]
     np.testing.assert_allclose(tail, acceptance, atol=0.015)
     # Rounds begin in hard places, so that the first token is accepted less often than tokens are on the whole.
     assert float(acceptance[1]) < accepted.mean() - 0.01
@@ -150,7 +154,7 @@ def test_the_best_length_is_the_best_of_all(rate, draft, block, more):
     ]  # by hand, length by length
     acceptance = independent_acceptance(acceptance_rate=rate, longest=32)
     np.testing.assert_allclose(speed_up_by_length(acceptance, draft_cost=draft, verify_cost=costs), rates, rtol=1e-12)
-    found = int(jax.jit(best_draft_length)(acceptance, draft, costs))
+    found = int(jax.jit(best_draft_length)(acceptance, draft_cost=draft, verify_cost=costs))
     assert rates[found] == pytest.approx(max(rates), rel=1e-12)
 
 
@@ -164,12 +168,12 @@ def test_the_stationary_length_is_the_peak(rate, draft, block):
         assert found == pytest.approx((-lambertw(-np.exp(-s), -1).real - s) / fall - 1, rel=1e-6, abs=1e-6)
     if found > 0:
 
-        def rate(g: float) -> float:
+        def slowness(g: float) -> float:
             tokens = expected_tokens(acceptance_rate=rate, draft_length=g)
             return -float(speed_up(tokens=tokens, draft_length=g, draft_cost=draft, verify_cost=block))
 
-        peak = minimize_scalar(rate, bounds=(0, 3 * found + 5), method="bounded", options={"xatol": 1e-9})
-        assert -rate(found) == pytest.approx(-peak.fun, rel=1e-9)
+        peak = minimize_scalar(slowness, bounds=(0, 3 * found + 5), method="bounded", options={"xatol": 1e-9})
+        assert -slowness(found) == pytest.approx(-peak.fun, rel=1e-9)
         whole = int(
             best_draft_length(
                 independent_acceptance(acceptance_rate=rate, longest=int(found) + 3),
@@ -222,9 +226,9 @@ def test_plain_jit_and_vmap_agree():
 def test_steps_until_the_draft_is_written(rate, inner_length, wanted):
     rng = np.random.default_rng(3)
     tokens = yielded(rng.random((20_000, wanted, inner_length)) < rate).cumsum(1)
-    rounds = (tokens < wanted).sum(1) + 1
-    law = tokens_distribution(independent_acceptance(acceptance_rate=rate, longest=inner_length))
-    assert close(rounds, steps_for(law, tokens=wanted))
+    steps = (tokens < wanted).sum(1) + 1
+    distribution = tokens_distribution(independent_acceptance(acceptance_rate=rate, longest=inner_length))
+    assert close(steps, steps_for(distribution, tokens=wanted))
 
 
 @given(inner, st.integers(1, 8), st.floats(0, 0.3))
@@ -282,8 +286,8 @@ def test_published_speed_ups():
             lambda: expected_tokens(acceptance_rate=1.2, draft_length=4),
             r"expected_tokens.acceptance_rate is 1.2; allowed: a number at least 0",
         ),
-        (lambda: expected_tokens(acceptance_rate=0.5, draft_length=-1), r"expected_tokens.length is -1; allowed"),
-        (lambda: expected_tokens(acceptance_rate=float("nan"), draft_length=1), r"acceptance_ratent is nan"),
+        (lambda: expected_tokens(acceptance_rate=0.5, draft_length=-1), r"expected_tokens.draft_length is -1; allowed"),
+        (lambda: expected_tokens(acceptance_rate=float("nan"), draft_length=1), r"acceptance_rate is nan"),
         (
             lambda: independent_acceptance(acceptance_rate=-0.1, longest=3),
             r"independent_acceptance.acceptance_rate is -0.1",
@@ -302,21 +306,21 @@ def test_published_speed_ups():
         ),
         (
             lambda: two_state_acceptance(easy=0.9, hard=0.5, to_hard=0.1, to_easy=0.1, longest=-1),
-            r"two_state_acceptance.length is -1",
+            r"two_state_acceptance.longest is -1",
         ),
         (
             lambda: independent_acceptance(acceptance_rate=0.5, longest=-1),
-            r"independent_acceptance.most is -1; allowed: a whole number at least 0",
+            r"independent_acceptance.longest is -1; allowed: a whole number at least 0",
         ),
         (
             lambda: correlated_acceptance(acceptance_rate=0.5, correlation=0.1, longest=-1),
-            r"correlated_acceptance.most is -1",
+            r"correlated_acceptance.longest is -1",
         ),
         (lambda: steps_for(jnp.ones(1), tokens=-1), r"steps_for.tokens is -1"),
-        (lambda: speed_up(tokens=2.0, draft_length=1, draft_cost=-0.1), r"speed_up.draft is -0.1"),
+        (lambda: speed_up(tokens=2.0, draft_length=1, draft_cost=-0.1), r"speed_up.draft_cost is -0.1"),
         (
             lambda: speed_up(tokens=2.0, draft_length=1, draft_cost=0.1, verify_cost=0.0),
-            r"speed_up.block is 0; allowed: a number above 0",
+            r"speed_up.verify_cost is 0; allowed: a number above 0",
         ),
         (
             lambda: stationary_draft_length(acceptance_rate=1.0, draft_cost=0.1),
@@ -324,11 +328,11 @@ def test_published_speed_ups():
         ),
         (
             lambda: stationary_draft_length(acceptance_rate=0.5, draft_cost=1.5),
-            r"stationary_draft_length.block is 1; allowed: a number above draft",
+            r"stationary_draft_length.verify_cost is 1; allowed: a number above draft_cost",
         ),
         (
             lambda: staged_draft_cost(draft_cost=0.1, draft_length=0, acceptance=jnp.ones(2), second_cost=0.1),
-            r"staged_draft_cost.length is 0",
+            r"staged_draft_cost.draft_length is 0",
         ),
         (
             lambda: staged_draft_cost(

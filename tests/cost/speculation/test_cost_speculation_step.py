@@ -1,4 +1,4 @@
-"""Blocks that the target verifies: experts that are really touched, and rounds beside plain steps."""
+"""Blocks that the target verifies: experts that are really active, and speculation steps beside plain steps."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ SERIAL = Serving(tensor=8.0, pipeline=16.0, first_stage_share=0.0, cache_by_sequ
 PIPED = SERIAL.replace(micro_batches=16.0)
 
 
-def round_of(model=GPT4, plan=SERIAL, batch=16.0, length=4.0, acceptance_rate=0.7, **more):
+def step_of(model=GPT4, plan=SERIAL, batch=16.0, length=4.0, acceptance_rate=0.7, **more):
     return speculate(
         model,
         DRAFT,
@@ -42,7 +42,7 @@ def round_of(model=GPT4, plan=SERIAL, batch=16.0, length=4.0, acceptance_rate=0.
 
 @pytest.mark.parametrize("blocks, block, experts, top_k", [(1, 5, 16, 2), (8, 5, 16, 2), (4, 3, 64, 2), (2, 8, 8, 1)])
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
-def test_experts_that_blocks_touch(blocks, block, experts, top_k, correlation):
+def test_experts_that_blocks_activate(blocks, block, experts, top_k, correlation):
     rng, trials = np.random.default_rng(0), 4000
 
     def chosen(*shape):
@@ -52,19 +52,19 @@ def test_experts_that_blocks_touch(blocks, block, experts, top_k, correlation):
     went = np.where(follow, chosen(trials, blocks, 1), chosen(trials, blocks, block))
     pair = np.corrcoef(went[:, 0, 0].ravel(), went[:, 0, 1].ravel())[0, 1]
     assert pair == pytest.approx(correlation, abs=0.03)
-    touched = went.any((1, 2)).sum(1)
+    active = went.any((1, 2)).sum(1)
     expected = float(
         active_experts_of_blocks(
             blocks=blocks, block_tokens=block, experts=experts, top_k=top_k, correlation=correlation
         )
     )
-    assert touched.mean() == pytest.approx(expected, abs=5 * touched.std() / trials**0.5 + 1e-9)
+    assert active.mean() == pytest.approx(expected, abs=5 * active.std() / trials**0.5 + 1e-9)
 
 
 @given(st.integers(1, 300), st.integers(1, 12), st.integers(1, 128), st.floats(0, 1), st.data())
-def test_limits_of_experts_touched(blocks, block, experts, correlation, data):
+def test_limits_of_active_experts(blocks, block, experts, correlation, data):
     top_k = data.draw(st.integers(1, experts))
-    touched = float(
+    active = float(
         active_experts_of_blocks(
             blocks=blocks, block_tokens=block, experts=experts, top_k=top_k, correlation=correlation
         )
@@ -76,36 +76,39 @@ def test_limits_of_experts_touched(blocks, block, experts, correlation, data):
     assert float(
         active_experts_of_blocks(blocks=blocks, block_tokens=block, experts=experts, top_k=top_k, correlation=1.0)
     ) == pytest.approx(together)
-    assert together * (1 - 1e-9) <= touched <= apart * (1 + 1e-9)
+    assert together * (1 - 1e-9) <= active <= apart * (1 + 1e-9)
+
+
+SMALL = {"blocks": 8, "block_tokens": 4, "experts": 16, "top_k": 2}
 
 
 @pytest.mark.parametrize(
     "numbers, message",
     [
-        ((8, 4, 2, 16), r"active_experts_of_blocks.top_k is 16; allowed: at most experts \(2\)"),
-        ((-1, 4, 16, 2), "active_experts_of_blocks.blocks is -1"),
-        ((8, -4.0, 16, 2), "active_experts_of_blocks.block is -4"),
-        ((8, 4, 16, 2, 1.5), "active_experts_of_blocks.correlation is 1.5"),
+        (SMALL | {"experts": 2, "top_k": 16}, r"active_experts_of_blocks.top_k is 16; allowed: at most experts \(2\)"),
+        (SMALL | {"blocks": -1}, "active_experts_of_blocks.blocks is -1"),
+        (SMALL | {"block_tokens": -4.0}, "active_experts_of_blocks.block_tokens is -4"),
+        (SMALL | {"correlation": 1.5}, "active_experts_of_blocks.correlation is 1.5"),
     ],
 )
 def test_blocks_that_cannot_be(numbers, message):
     with pytest.raises(ValueError, match=message):
-        active_experts_of_blocks(*numbers)
+        active_experts_of_blocks(**numbers)
 
 
-# Rounds.
+# Speculation steps.
 
 
-def test_without_a_draft_a_round_is_a_step():
+def test_without_a_draft_a_speculation_step_is_a_step():
     for plan in (SERIAL, PIPED):
-        made = round_of(plan=plan, length=0.0)
+        made = step_of(plan=plan, length=0.0)
         assert float(made.seconds) == pytest.approx(float(made.plain)) and float(made.speed_up) == pytest.approx(1)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(16, 4096), st.floats(0, 12), st.floats(0, 1), st.floats(0, 1), st.booleans())
 def test_parts_add_up_and_bounds_hold(sequences, length, rate, correlation, piped):
-    made = round_of(
+    made = step_of(
         plan=PIPED if piped else SERIAL, batch=sequences, length=length, acceptance_rate=rate, correlation=correlation
     )
     parts = [float(x) for x in (made.draft, made.verify, made.waiting)]
@@ -115,31 +118,31 @@ def test_parts_add_up_and_bounds_hold(sequences, length, rate, correlation, pipe
 
 
 def test_one_user_of_a_mixture_gains_little_and_of_a_dense_model_much():
-    dense = round_of(GPT3, ONE, 1.0)
-    routed, crowd = round_of(batch=1.0), round_of(batch=32.0)
+    dense = step_of(GPT3, ONE, 1.0)
+    routed, crowd = step_of(batch=1.0), step_of(batch=32.0)
     assert float(dense.verify_cost) < 1.1 and float(dense.speed_up) > 1.8
     assert float(routed.verify_cost) > 2 and float(routed.speed_up) < 1.05
     assert float(crowd.verify_cost) < 1.2 and float(crowd.speed_up) > 2
-    assert float(round_of(batch=1.0, correlation=0.5).speed_up) > float(routed.speed_up)
+    assert float(step_of(batch=1.0, correlation=0.5).speed_up) > float(routed.speed_up)
 
 
 def test_a_batch_that_is_bound_by_arithmetic_loses():
-    assert float(round_of(batch=4096.0).speed_up) < 1
-    wide = round_of(batch=4096.0, acceptance_rate=1.0)
+    assert float(step_of(batch=4096.0).speed_up) < 1
+    wide = step_of(batch=4096.0, acceptance_rate=1.0)
     assert float(wide.verify_cost) > 4
 
 
 def test_a_round_is_made_of_decode_steps():
-    made = round_of(batch=8.0, length=3.0, correlation=0.2)
-    touched = active_experts_of_blocks(blocks=8.0, block_tokens=4.0, experts=16.0, top_k=2.0, correlation=0.2)
-    read = decode(GPT4, SERIAL, CLUSTER, AMPERE, batch=8.0, context=2048.0, tokens=4.0, active_experts=touched)
+    made = step_of(batch=8.0, length=3.0, correlation=0.2)
+    active = active_experts_of_blocks(blocks=8.0, block_tokens=4.0, experts=16.0, top_k=2.0, correlation=0.2)
+    read = decode(GPT4, SERIAL, CLUSTER, AMPERE, batch=8.0, context=2048.0, tokens=4.0, active_experts=active)
     step = decode(DRAFT, ONE, CLUSTER, AMPERE, batch=8.0, context=2048.0)
     assert float(made.verify) == pytest.approx(float(read.seconds), rel=1e-12)
     assert float(made.draft) == pytest.approx(3 * float(step.seconds), rel=1e-12)
 
 
 def test_in_a_pipeline_the_draft_is_one_stage_more():
-    made = round_of(plan=PIPED, batch=256.0)
+    made = step_of(plan=PIPED, batch=256.0)
     # Sixteen micro-batches keep fifteen stages busy; the draft has its turn while they wait for the slowest.
     stage = float(made.seconds) / 16
     assert float(made.draft) < stage and float(made.waiting) >= 0
@@ -151,20 +154,20 @@ def test_in_a_pipeline_the_draft_is_one_stage_more():
 
 def test_sequences_fewer_than_micro_batches_are_one_each():
     for few in (1.0, 5.0):
-        found, expected = (round_of(plan=PIPED.replace(micro_batches=m), batch=few) for m in (16.0, few))
+        found, expected = (step_of(plan=PIPED.replace(micro_batches=m), batch=few) for m in (16.0, few))
         for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             assert float(one) == pytest.approx(float(other), rel=1e-12)
 
 
 def test_tokens_may_be_given():
-    assert float(round_of(tokens=2.0).tokens) == 2.0
+    assert float(step_of(tokens=2.0).tokens) == 2.0
 
 
 def test_plain_jit_vmap_and_gradients():
     lengths = np.arange(1.0, 6.0)
-    many = jax.jit(jax.vmap(lambda g: round_of(length=g).speed_up))(lengths)
-    np.testing.assert_allclose(many, [float(round_of(length=g).speed_up) for g in lengths], rtol=1e-9)
-    slope = jax.grad(lambda a: round_of(acceptance_rate=a).speed_up)(0.7)
+    many = jax.jit(jax.vmap(lambda g: step_of(length=g).speed_up))(lengths)
+    np.testing.assert_allclose(many, [float(step_of(length=g).speed_up) for g in lengths], rtol=1e-9)
+    slope = jax.grad(lambda a: step_of(acceptance_rate=a).speed_up)(0.7)
     assert float(slope) > 0
     chip = CLUSTER.node.chip
     faster = dataclasses.replace(chip, memory_bandwidth=2 * chip.memory_bandwidth)
@@ -172,13 +175,13 @@ def test_plain_jit_vmap_and_gradients():
     gain = speculate(
         GPT4, DRAFT, SERIAL, ONE, there, AMPERE, batch=64.0, context=2048.0, draft_length=4.0, acceptance_rate=0.7
     ).speed_up
-    assert float(gain) != pytest.approx(float(round_of(batch=64.0).speed_up), rel=1e-3)
+    assert float(gain) != pytest.approx(float(step_of(batch=64.0).speed_up), rel=1e-3)
 
 
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"length": -1.0}, r"speculate.length is -1"),
+        ({"length": -1.0}, r"speculate.draft_length is -1"),
         ({"acceptance_rate": 1.5}, r"speculate.acceptance_rate is 1.5"),
         ({"correlation": -0.5}, r"speculate.correlation is -0.5"),
         ({"batch": 0.0}, r"speculate.batch is 0; allowed: a number at least 1"),
@@ -186,4 +189,4 @@ def test_plain_jit_vmap_and_gradients():
 )
 def test_bad_input(wrong, message):
     with pytest.raises(ValueError, match=message):
-        round_of(**wrong)
+        step_of(**wrong)

@@ -94,7 +94,7 @@ def weights_for(probabilities: Float[Array, "E"], *, top_k: int, iterations: int
     check_choices("weights_for", probabilities, top_k)
     probabilities = jnp.asarray(probabilities, float)
     probabilities = probabilities * top_k / probabilities.sum()
-    check_arguments("weights_for", {**CORRELATION, "high": 1 + 1e-6}, scaled_share=probabilities)
+    check_arguments("weights_for", {**CORRELATION, "high": 1 + 1e-6}, scaled_probabilities=probabilities)
 
     def closer(_: int, weights: Float[Array, "E"]) -> Float[Array, "E"]:
         now = inclusion_probabilities(weights, top_k=top_k)
@@ -161,9 +161,8 @@ def expected_active_experts(
     check_arguments("expected_active_experts", CORRELATION, probabilities=probabilities, correlation=correlation)
     check_arguments("expected_active_experts", AT_LEAST_ZERO, tokens=tokens)
     check_arguments("expected_active_experts", AT_LEAST_ONE, group_size=group_size)
-    return jnp.sum(
-        1 - untouched(1 - jnp.asarray(probabilities, float), correlation, group_size) ** (tokens / group_size), axis=-1
-    )
+    idle = untouched(1 - jnp.asarray(probabilities, float), correlation=correlation, group_size=group_size)
+    return jnp.sum(1 - idle ** (tokens / group_size), axis=-1)
 
 
 def active_experts_distribution(

@@ -106,7 +106,7 @@ def stationary_draft_length(*, acceptance_rate: Scalar, draft_cost: Scalar, veri
             jnp.asarray(verify_cost) <= draft_cost,
             "stationary_draft_length.verify_cost",
             verify_cost,
-            "a number above draft",
+            "a number above draft_cost",
         )
     fall = -jnp.log(jnp.asarray(acceptance_rate, float))
     u = fall * (verify_cost - draft_cost) / draft_cost

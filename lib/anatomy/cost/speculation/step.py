@@ -42,7 +42,7 @@ def active_experts_of_blocks(
     Raises:
         TypeError, ValueError: correlation is not from 0 to 1; and as `expert_load.check_routing`.
     """
-    check_routing("active_experts_of_blocks", experts=experts, top_k=top_k, blocks=blocks, block=block_tokens)
+    check_routing("active_experts_of_blocks", experts=experts, top_k=top_k, blocks=blocks, block_tokens=block_tokens)
     check_arguments("active_experts_of_blocks", UP_TO_ONE, correlation=correlation)
     return experts * (
         1 - copying_group(1 - top_k / experts, correlation=correlation, group_size=block_tokens) ** blocks

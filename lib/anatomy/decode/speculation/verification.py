@@ -3,8 +3,8 @@
 The children of a node are tried one after the other. The first is judged by the target's p and the q that it was
 really drawn from; each rejection leaves a residual of p, by which the next is judged, with the q that it was drawn
 from, given those before it. Whatever these q are, with the exact rule the token that comes out has the distribution p:
-of one child that is speculative sampling, of several drawn from the same distribution SpecInfer's rule, of several drawn without replacement
-Sequoia's.
+of one child that is speculative sampling, of several drawn from the same distribution SpecInfer's rule, of several
+drawn without replacement Sequoia's.
 
 Named axes: n nodes besides the root, V tokens of the vocabulary, w children of a node at most.
 
