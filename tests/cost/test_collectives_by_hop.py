@@ -91,18 +91,20 @@ def test_all_to_all_is_a_round_of_exchanges(n, values, bandwidth, latency):
 
 @ring
 @given(sizes, bandwidths, latencies)
-def test_one_chip_has_nobody_to_talk_to(collective, size, bandwidth, latency):
-    assert collective(size, 1, bandwidth, latency) == 0
+def test_one_chip_has_nobody_to_send_to(collective, size, bandwidth, latency):
+    assert collective(size, chips=1, bandwidth=bandwidth, latency=latency) == 0
 
 
 @ring
 @given(sizes, st.integers(2, 10_000), bandwidths, latencies, st.floats(1.01, 100))
 def test_more_to_send_takes_longer_and_more_bandwidth_is_faster(collective, size, n, bandwidth, latency, factor):
-    seconds = collective(size, n, bandwidth, latency)
-    assert collective(factor * size, n, bandwidth, latency) >= seconds
-    assert collective(size, n, factor * bandwidth, latency) <= seconds
-    assert collective(factor * size, n, bandwidth) > collective(size, n, bandwidth)  # not drowned in latency
-    assert collective(size, n, factor * bandwidth) < collective(size, n, bandwidth)
+    seconds = collective(size, chips=n, bandwidth=bandwidth, latency=latency)
+    assert collective(factor * size, chips=n, bandwidth=bandwidth, latency=latency) >= seconds
+    assert collective(size, chips=n, bandwidth=factor * bandwidth, latency=latency) <= seconds
+    assert collective(factor * size, chips=n, bandwidth=bandwidth) > collective(
+        size, chips=n, bandwidth=bandwidth
+    )  # not drowned in latency
+    assert collective(size, chips=n, bandwidth=factor * bandwidth) < collective(size, chips=n, bandwidth=bandwidth)
     assert collective(size, n, bandwidth, latency + 1e-3) > seconds
     assert collective(size, n + 1, bandwidth, latency) >= seconds
 
@@ -125,7 +127,11 @@ def make(node_chips=8, segment_nodes=4, segments=2, link=300e9, inside=25e9, bet
     )
 
 
-exchange = jax.jit(collectives.hierarchical_reduction)
+@jax.jit
+def exchange(size, replicas, neighbours, cluster, passes=2.0):
+    return collectives.hierarchical_reduction(
+        size, replicas=replicas, neighbours=neighbours, cluster=cluster, passes=passes
+    )
 
 
 def test_two_segments_of_four_nodes_of_eight_by_hand():

@@ -42,7 +42,7 @@ def test_without_images_and_blocks_it_is_plain_training():
 
 @given(tokens=st.floats(1.0, 1e13), images=st.floats(1.0, 1e11))
 def test_freezing_saves_a_third_of_the_language_model_and_two_of_the_encoder(tokens, images):
-    whole, frozen = (tuning_flop(*PARTS, tokens, images, 4096.0, f) for f in (0.0, 1.0))
+    whole, frozen = (tuning_flop(*PARTS, tokens=tokens, images=images, attended=4096.0, frozen=f) for f in (0.0, 1.0))
     assert frozen.language == pytest.approx(whole.language * 2 / 3)
     assert whole.images - frozen.images == pytest.approx(2 * images * ENCODER.flop_per_image)
     assert frozen.blocks == whole.blocks
@@ -73,11 +73,13 @@ def test_bytes_of_latents_and_codes():
 
 def test_costs_work_under_transformations():
     def cost(every):
-        return tuning_flop(*PARTS[:3], blocks_like(GPT4, every=every, d_image=1536.0), 2e12, 1e9, 8192.0).total
+        return tuning_flop(
+            *PARTS[:3], blocks_like(GPT4, every=every, d_image=1536.0), tokens=2e12, images=1e9, attended=8192.0
+        ).total
 
     every = np.arange(1.0, 9.0)
     assert np.allclose(jax.jit(jax.vmap(cost))(every), [cost(n) for n in every], rtol=1e-6)
-    assert jax.grad(lambda n: tuning_flop(*PARTS, n, 1e9, 8192.0).total)(2e12) > 0
+    assert jax.grad(lambda n: tuning_flop(*PARTS, tokens=n, images=1e9, attended=8192.0).total)(2e12) > 0
 
 
 @pytest.mark.parametrize(
@@ -87,9 +89,9 @@ def test_costs_work_under_transformations():
             lambda: blocks_like(GPT4, every=0.5, d_image=1536.0),
             r"blocks_like\.every is 0\.5; allowed: a number at least 1",
         ),
-        (lambda: tuning_flop(*PARTS, -1.0, 0.0, 8192.0), r"tuning_flop\.tokens is -1"),
+        (lambda: tuning_flop(*PARTS, tokens=-1.0, images=0.0, attended=8192.0), r"tuning_flop\.tokens is -1"),
         (
-            lambda: tuning_flop(*PARTS, 1.0, 0.0, 8192.0, 2.0),
+            lambda: tuning_flop(*PARTS, tokens=1.0, images=0.0, attended=8192.0, frozen=2.0),
             r"tuning_flop\.frozen is 2; allowed: a number from 0 to 1",
         ),
         (

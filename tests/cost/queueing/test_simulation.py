@@ -313,9 +313,9 @@ def test_use_of_slots_is_that_of_all_steps_or_none():
         (lambda: jax.jit(lambda n: simulate(TEN, Policy(slots=n), COST).finish)(4.0), "simulate.width is None"),
         (lambda: simulate(TEN, Policy(slots=4), COST).settled(0.6), "settled.skip is 0.6"),
         (lambda: poisson(KEY, count=3, rate=0.0), "poisson.rate is 0"),
-        (lambda: poisson(KEY, count=3, rate=1.0, burst_size=0.5), "poisson.burst is 0.5"),
+        (lambda: poisson(KEY, count=3, rate=1.0, burst_size=0.5), "poisson.burst_size is 0.5"),
         (lambda: uniform_lengths(KEY, count=3, low=5, high=4), "uniform_lengths.low is 5"),
-        (lambda: lognormal_lengths(KEY, count=3, mean=10.0, variation=-1.0), "lognormal_lengths.spread is -1"),
+        (lambda: lognormal_lengths(KEY, count=3, mean=10.0, variation=-1.0), "lognormal_lengths.variation is -1"),
         (lambda: geometric_lengths(KEY, count=3, mean=0.5), "geometric_lengths.mean is 0.5"),
     ],
 )  # fmt: skip

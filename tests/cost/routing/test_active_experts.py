@@ -130,9 +130,13 @@ def test_a_group_lies_between_one_choice_and_as_many_as_its_tokens(correlation, 
         assert alone == pytest.approx(z**group, rel=1e-5, abs=1e-12)
         assert together == pytest.approx(z, rel=1e-5)
         assert alone * (1 - 1e-5) - 1e-12 <= between <= together * (1 + 1e-5)
-        assert float(nobody(z, correlation=correlation, group_size=1.0)) == pytest.approx(z, rel=1e-6)  # nobody to follow
+        assert float(nobody(z, correlation=correlation, group_size=1.0)) == pytest.approx(
+            z, rel=1e-6
+        )  # nobody to follow
         # Two tokens both stay away with the chance that the correlation says.
-        assert float(nobody(z, correlation, 2.0)) == pytest.approx(z * z + correlation * z * (1 - z), rel=1e-5)
+        assert float(nobody(z, correlation=correlation, group_size=2.0)) == pytest.approx(
+            z * z + correlation * z * (1 - z), rel=1e-5
+        )
 
 
 def test_the_urn_is_that_of_dirichlet_and_polya():

@@ -172,16 +172,16 @@ def test_a_step_written_out_by_hand():
 @given(
     layers=st.integers(2, 130),
     pipeline=st.integers(1, 130),
-    first_stage_share=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)),
+    share=st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)),
 )
-def test_stages_hold_all_layers_and_the_head_no_more_than_others(layers, pipeline, head):
-    model, plan = GPT4.replace(layers=float(layers)), Serving(pipeline=float(pipeline), first_stage_share=head)
+def test_stages_hold_all_layers_and_the_head_no_more_than_others(layers, pipeline, share):
+    model, plan = GPT4.replace(layers=float(layers)), Serving(pipeline=float(pipeline), first_stage_share=share)
     first, most, least = (float(f(model)) for f in (plan.first_stage_layers, plan.stage_layers, plan.last_layers))
     assert 0 <= first <= most and most - least in (0, 1)
     others = max(pipeline - 1, 1)
     full = layers - first - others * least  # stages that have one more than the last
     assert 0 <= full < others or (full == 0 and most == least)
-    if head == 1:
+    if share == 1:
         assert most == -(-layers // pipeline)
 
 

@@ -17,11 +17,20 @@ HOUR, DAY = 3600.0, 86_400.0
 PARTS = ("useful", "writing", "rework", "restart")
 SAMPLE = Failures(rate=5e-8, write=30.0, restart=600.0)
 
-goodput, lost, best_interval, young_interval, daly_interval, mean_time_between_failures = map(
+
+def goodput_of(failures, nodes, interval):
+    return reliability.goodput(failures, nodes=nodes, interval=interval)
+
+
+def shares_of(failures, nodes, interval):
+    return reliability.wall_time_shares(failures, nodes=nodes, interval=interval)
+
+
+goodput, wall_time_shares, best_interval, young_interval, daly_interval, mean_time_between_failures = map(
     jax.jit,
     (
-        reliability.goodput,
-        reliability.wall_time_shares,
+        goodput_of,
+        shares_of,
         reliability.best_interval,
         reliability.young_interval,
         reliability.daly_interval,
@@ -56,7 +65,7 @@ def as_parts(wall: WallTime) -> dict[str, float]:
 
 @given(kinds, nodes, intervals)
 def test_parts_are_shares_and_add_up(kind, n, interval):
-    wall = lost(kind, n, interval)
+    wall = wall_time_shares(kind, n, interval)
     parts = as_parts(wall)
     assert sum(parts.values()) == pytest.approx(1, rel=1e-14)
     assert float(wall.total) == pytest.approx(1, rel=1e-14)
@@ -92,7 +101,7 @@ def test_more_nodes_are_never_better_at_their_own_best_interval(kind, n, factor)
 
 
 @given(nodes, intervals, powers(-2, 3.5), powers(-1, 3.5))
-def test_without_failures_only_writing_is_lost(n, interval, write, restart):
+def test_without_failures_only_writing_is_wall_time_shares(n, interval, write, restart):
     never = Failures(rate=0.0, write=write, restart=restart)
     assert float(goodput(never, n, interval)) == pytest.approx(interval / (interval + write), rel=1e-15)
     assert float(goodput(dataclasses.replace(never, write=0.0), n, interval)) == 1
@@ -117,7 +126,7 @@ def test_free_checkpoints_are_written_all_the_time():
 
 
 def test_a_hopeless_run_makes_no_progress_and_no_nonsense():
-    hopeless = as_parts(lost(with_mean(0.001, 600.0, 3600.0), 1000.0, 1e6))
+    hopeless = as_parts(wall_time_shares(with_mean(0.001, 600.0, 3600.0), 1000.0, 1e6))
     assert hopeless == {"useful": 0, "writing": 0, "rework": 0, "restart": 1}
 
 
@@ -126,7 +135,7 @@ def test_series_and_formula_meet_with_their_slopes(attempt):
     one = Failures(rate=1.0, write=0.0, restart=0.0)
     assert float(goodput(one, 1.0, attempt)) == pytest.approx(attempt / np.expm1(attempt), rel=1e-15)
     slope = (np.expm1(attempt) - attempt * np.exp(attempt)) / np.expm1(attempt) ** 2
-    assert float(jax.grad(reliability.goodput, argnums=2)(one, 1.0, attempt)) == pytest.approx(slope, rel=1e-12)
+    assert float(jax.grad(goodput_of, argnums=2)(one, 1.0, attempt)) == pytest.approx(slope, rel=1e-12)
 
 
 # The closed form against runs that are played through.
@@ -150,7 +159,7 @@ def test_simulated_runs_agree_within_their_scatter(case):
     np.testing.assert_allclose(runs.useful, intervals * interval)
     np.testing.assert_allclose(runs.writing, intervals * kind.write)
     expected = intervals * interval / float(goodput(kind, n, interval))
-    shares = as_parts(lost(kind, n, interval))
+    shares = as_parts(wall_time_shares(kind, n, interval))
     for name in ("rework", "restart", "total"):
         seconds = getattr(runs, name)
         scatter = np.std(seconds) / np.sqrt(len(seconds))
@@ -301,7 +310,7 @@ def test_jit_vmap_and_plain_agree():
         np.testing.assert_allclose([jax.jit(function)(n) for n in counts], plain, rtol=1e-13)
 
 
-slopes = jax.jit(jax.grad(reliability.goodput, argnums=(0, 1, 2)))
+slopes = jax.jit(jax.grad(goodput_of, argnums=(0, 1, 2)))
 slopes_at_best = jax.jit(
     jax.grad(
         lambda kind, n: reliability.goodput(kind, nodes=n, interval=reliability.best_interval(kind, nodes=n)),

@@ -125,7 +125,13 @@ def test_a_fit_without_errors_has_no_draws():
 
 tokens = st.floats(1e6, 1e14)
 epochs = st.floats(1, 200)
-worth = jax.jit(effective_tokens)
+
+
+def effective(unique, epochs, decay):
+    return effective_tokens(unique=unique, epochs=epochs, decay=decay)
+
+
+worth = jax.jit(effective)
 
 
 @given(tokens, st.floats(0.1, 100))
@@ -155,6 +161,6 @@ def test_four_epochs_are_almost_free():
 
 
 def test_the_next_epoch_is_worth_e_to_the_minus_repeats():
-    slope = jax.grad(effective_tokens, argnums=1)
+    slope = jax.grad(effective, argnums=1)
     for repeats in (0.0, 3.0, R_STAR):
         assert slope(1.0, 1.0 + repeats, R_STAR) == pytest.approx(np.exp(-repeats / R_STAR), rel=1e-12)

@@ -32,7 +32,7 @@ WORK = (
     "expert",
     "stages",
     "bubble",
-    "replicas",
+    "gradient_reduction",
     "optimizer",
 )
 
@@ -91,9 +91,9 @@ def one_chip(**changes) -> Cluster:
     return Cluster(node=Node(chip=chip, chips=1, link=link), nodes=1, inside=link, between=link, segment_nodes=1)
 
 
-def test_one_chip_neither_talks_nor_waits():
+def test_one_chip_neither_sends_nor_waits():
     made = training_step(GPT3, Plan(), one_chip(), batch=8.0, sequence_length=2048.0, efficiency=SHARE)
-    for part in ("tensor", "expert", "stages", "bubble", "replicas", "recompute"):
+    for part in ("tensor", "expert", "stages", "bubble", "gradient_reduction", "recompute"):
         assert float(getattr(made, part)) == 0.0, part
 
 
@@ -173,7 +173,7 @@ def test_full_recompute_costs_a_third():
 def test_flop_are_those_of_the_megatron_paper():
     # narayanan2021megatron, equation 3, counts the recomputed forward pass.
     for run in [run for run in read()[0] if run.name.startswith("Megatron-LM")]:
-        B, s, L, h, V = run.sequences, run.sequence, run.model.layers, run.model.d_model, run.model.vocabulary
+        B, s, L, h, V = run.batch, run.sequence_length, run.model.layers, run.model.d_model, run.model.vocabulary
         expected = 96 * B * s * L * h**2 * (1 + s / (6 * h) + V / (16 * L * h))
         assert float(run.predict().hardware_flop) == pytest.approx(expected, rel=1e-9)
 

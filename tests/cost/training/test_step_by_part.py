@@ -24,8 +24,8 @@ def step(model, plan, cluster, batch, length, share, imbalance=1.0):
 
 batched = jax.jit(jax.vmap(step, in_axes=(None, 0, None, 0, None, None)))
 WORK = ("matmul", "scores", "memory_bound", "recompute")
-TALK = ("tensor", "expert", "stages", "replicas")
-PARTS = (*WORK, *TALK, "bubble", "optimizer")
+COMMUNICATION = ("tensor", "expert", "stages", "gradient_reduction")
+PARTS = (*WORK, *COMMUNICATION, "bubble", "optimizer")
 REAL = efficiency("a100_sxm_80gb")
 IDEAL = Efficiency(matmul=1.0, half_size=0.0, memory=1.0, link=1.0, network=1.0)
 A100 = chip("a100_sxm_80gb")
@@ -147,9 +147,9 @@ def test_plain_jit_and_vmap_agree_in_every_number(drawn, model, share, m):
 
 
 @given(models, shares, micro_batches, lengths, st.sampled_from(list(Recompute)), st.integers(0, 3))
-def test_one_chip_talks_to_nobody_and_waits_for_nobody(model, share, m, s, recompute, zero):
+def test_one_chip_sends_to_nobody_and_waits_for_nobody(model, share, m, s, recompute, zero):
     made = step(model, floats(recompute=recompute, zero=zero), CLUSTER, float(m), s, share)
-    assert [of(made, name) for name in (*TALK, "bubble")] == [0] * 5
+    assert [of(made, name) for name in (*COMMUNICATION, "bubble")] == [0] * 5
     assert of(made, "matmul") > 0 and of(made, "optimizer") > 0
 
 
@@ -244,8 +244,10 @@ def test_chunks_overlap_and_recompute(model, plan, share, m):
     hidden, shown = steps(overlap=1.0), steps(overlap=0.0)
     compute = sum(of(shown, name) for name in WORK) / m  # of one micro-batch
     rounds = m if plan.zero >= 2 else min(m, 1 + (plan.pipeline - 1) * (plan.chunks - 1) / plan.chunks)
-    assert of(hidden, "replicas") == pytest.approx(max(0, of(shown, "replicas") - rounds * compute), abs=1e-12)
-    assert (of(shown, "replicas") > 0) == (plan.data > 1)
+    assert of(hidden, "gradient_reduction") == pytest.approx(
+        max(0, of(shown, "gradient_reduction") - rounds * compute), abs=1e-12
+    )
+    assert (of(shown, "gradient_reduction") > 0) == (plan.data > 1)
     quiet = steps(overlap_layers=1.0)
     traffic = [sum(of(made, name) for name in ("tensor", "expert", "stages")) for made in (quiet, now)]
     assert traffic[0] == pytest.approx(max(0, traffic[1] - m * compute), abs=1e-12)
@@ -272,31 +274,31 @@ def test_bubble_and_exchange_come_once_a_step_and_the_rest_with_each_micro_batch
 # Communication by hand.
 
 
-def test_exchange_of_replicas():
+def test_gradient_reduction():
     """64 replicas next to each other on 8 nodes of a segment; 2 bytes a gradient, twice round the rings."""
     made, size = make(nodes=8, segment_nodes=8), 2 * DENSE.parameters.total
     once = size * (7 / 8 / 300e9 + 7 / 64 / 25e9)
 
-    def replicas(**more: float) -> float:
-        return of(step(DENSE, floats(data=64, **more), made, 128.0, 2048.0, IDEAL), "replicas")
+    def reduction(**more: float) -> float:
+        return of(step(DENSE, floats(data=64, **more), made, 128.0, 2048.0, IDEAL), "gradient_reduction")
 
     for zero in (0, 1):
-        assert replicas(zero=zero) == pytest.approx(2 * once, rel=1e-12)
+        assert reduction(zero=zero) == pytest.approx(2 * once, rel=1e-12)
     # ZeRO-2 scatters the gradients of each of two micro-batches, and gathers the weights once.
-    assert replicas(zero=2) == pytest.approx((2 + 1) * once, rel=1e-12)
-    assert replicas(zero=2, micro_batch=2) == pytest.approx(2 * once, rel=1e-12)
+    assert reduction(zero=2) == pytest.approx((2 + 1) * once, rel=1e-12)
+    assert reduction(zero=2, micro_batch=2) == pytest.approx(2 * once, rel=1e-12)
     # ZeRO-3: gathered forward and backward, scattered once, for each of two micro-batches.
-    assert replicas(zero=3) == pytest.approx(2 * 3 * once, rel=1e-12)
-    assert replicas(zero=3, micro_batch=2) == pytest.approx(3 * once, rel=1e-12)
+    assert reduction(zero=3) == pytest.approx(2 * 3 * once, rel=1e-12)
+    assert reduction(zero=3, micro_batch=2) == pytest.approx(3 * once, rel=1e-12)
     # In groups of a node nothing but an eighth of the gradients leaves it, once a step.
     inside, across = size * 7 / 8 / 300e9, size / 8 * 7 / 8 / 25e9
-    assert replicas(zero=3, zero_ways=8) == pytest.approx(6 * inside + 2 * across, rel=1e-12)
+    assert reduction(zero=3, zero_ways=8) == pytest.approx(6 * inside + 2 * across, rel=1e-12)
 
 
 def test_experts_that_no_other_replica_holds_are_not_exchanged():
     one = step(MIXED, floats(data=8, expert=8), make(nodes=1, segment_nodes=1), 64.0, 2048.0, IDEAL)
     shared = MIXED.parameters.total - MIXED.parameters.experts
-    assert of(one, "replicas") == pytest.approx(2 * 2 * shared * 7 / 8 / 300e9, rel=1e-12)
+    assert of(one, "gradient_reduction") == pytest.approx(2 * 2 * shared * 7 / 8 / 300e9, rel=1e-12)
 
 
 def test_transfers_and_all_reduces():
@@ -329,13 +331,14 @@ def test_more_expert_ways_exchange_more():
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 10_000), shares, st.permutations([0, 1, 2]))
 def test_one_matrix_product(rows, columns, inner, share, order):
-    sides = [float(rows), float(columns), float(inner)]
-    seconds = gemm_seconds(*sides, 312e12, share)
-    assert seconds == pytest.approx(gemm_seconds(*(sides[i] for i in order), 312e12, share), rel=1e-12)
+    sides = {"rows": float(rows), "columns": float(columns), "inner": float(inner)}
+    turned = dict(zip(sides, (list(sides.values())[i] for i in order), strict=True))
+    seconds = gemm_seconds(**sides, peak=312e12, efficiency=share)
+    assert seconds == pytest.approx(gemm_seconds(**turned, peak=312e12, efficiency=share), rel=1e-12)
     best = 2 * rows * columns * inner / (312e12 * share.matmul)
     assert seconds >= best * (1 - 1e-12)
     sharp = dataclasses.replace(share, half_size=0.0)
-    assert gemm_seconds(*sides, 312e12, sharp) == pytest.approx(best, rel=1e-12)
+    assert gemm_seconds(**sides, peak=312e12, efficiency=sharp) == pytest.approx(best, rel=1e-12)
     # A side of half_size halves the rate.
     half = dataclasses.replace(share, half_size=64.0)
     rate = 2 * 64 * 1e24 / gemm_seconds(rows=64.0, columns=1e12, inner=1e12, peak=312e12, efficiency=half)

@@ -61,7 +61,7 @@ def published_failures(key: str, *, write: Scalar, restart: Scalar) -> Failures:
     return Failures(rate=rate, write=write, restart=restart)
 
 
-def mean_time_between_failures(failures: Failures, *, nodes: Scalar) -> Scalar:
+def mean_time_between_failures(failures: Failures, nodes: Scalar) -> Scalar:
     """M, mean seconds between two failures of a run: 1 / (r n).
 
     Raises:
@@ -138,7 +138,7 @@ def _held(attempt: Scalar) -> Scalar:
     return jnp.where(small, series, y * jnp.exp(-y) / -jnp.expm1(-y))
 
 
-def young_interval(failures: Failures, *, nodes: Scalar) -> Scalar:
+def young_interval(failures: Failures, nodes: Scalar) -> Scalar:
     """Seconds between checkpoints that waste least, to first order: sqrt(2 delta M).
 
     Infinite where nothing fails, and otherwise 0 where checkpoints are free.
@@ -150,7 +150,7 @@ def young_interval(failures: Failures, *, nodes: Scalar) -> Scalar:
     return jnp.where(rate > 0, _root(2 * failures.write / jnp.where(rate > 0, rate, 1.0)), jnp.inf)
 
 
-def daly_interval(failures: Failures, *, nodes: Scalar) -> Scalar:
+def daly_interval(failures: Failures, nodes: Scalar) -> Scalar:
     """Seconds between checkpoints that waste least, to higher order; M where delta is 2 M or more:
 
         sqrt(2 delta M) (1 + (1/3) sqrt(delta / 2M) + (1/9) (delta / 2M)) - delta
@@ -162,7 +162,7 @@ def daly_interval(failures: Failures, *, nodes: Scalar) -> Scalar:
     return jnp.where(root < 1, estimate, mean_time_between_failures(failures, nodes=nodes))
 
 
-def best_interval(failures: Failures, *, nodes: Scalar) -> Scalar:
+def best_interval(failures: Failures, nodes: Scalar) -> Scalar:
     """Seconds between checkpoints at which `goodput` is highest; the restart has no part in it.
 
     With u = tau / M and s = sqrt(2 delta / M), the slope of goodput vanishes where
