@@ -105,8 +105,8 @@ def test_more_to_send_takes_longer_and_more_bandwidth_is_faster(collective, size
         size, chips=n, bandwidth=bandwidth
     )  # not drowned in latency
     assert collective(size, chips=n, bandwidth=factor * bandwidth) < collective(size, chips=n, bandwidth=bandwidth)
-    assert collective(size, n, bandwidth, latency + 1e-3) > seconds
-    assert collective(size, n + 1, bandwidth, latency) >= seconds
+    assert collective(size, chips=n, bandwidth=bandwidth, latency=latency + 1e-3) > seconds
+    assert collective(size, chips=n + 1, bandwidth=bandwidth, latency=latency) >= seconds
 
 
 @given(sizes, st.integers(1, 10_000), bandwidths)

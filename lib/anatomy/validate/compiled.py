@@ -188,7 +188,8 @@ def _sent(case: Case, moved: Counter[tuple[str, tuple[str, ...]]]) -> Iterable[R
         if kind == "collective-permute":
             return float(size)
         ring = getattr(collectives, kind.replace("-", "_"))
-        return float(ring(float(size), float(math.prod(getattr(way, axis) for axis in axes)), 1.0))
+        chips = float(math.prod(getattr(way, axis) for axis in axes))
+        return float(ring(float(size), chips=chips, bandwidth=1.0))
 
     exchange = [key for key in moved if key[1] and set(key[1]) <= set(REPLICAS) and key[0] != "all-to-all"]
     about = (
