@@ -9,6 +9,7 @@ import pytest
 from anatomy.train.recipes import NotTrained
 from hypothesis import settings
 from pybtex.database import parse_file
+from support import refusal
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -17,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 # The same examples on every machine and at every run: a red build is never a matter of luck.
 settings.register_profile("anatomy", deadline=None, derandomize=True)
 settings.load_profile("anatomy")
+
+pytest.raises = refusal.raises
 
 # Counts of GPT-4's size need more than the 24 bits of single precision to be compared exactly.
 jax.config.update("jax_enable_x64", True)

@@ -9,11 +9,12 @@ from typing import Any, TypeVar, cast, dataclass_transform
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from anatomy.specs.units import readable
 
-Scalar = float | Float[Array, "..."] | Float[np.ndarray, "..."]  # a Python number, or a traced or batched one
+AnyArray = Array | np.ndarray
+Scalar = float | Shaped[AnyArray, "..."]  # a Python number, or a traced or batched one
 
 T = TypeVar("T")
 

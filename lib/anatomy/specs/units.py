@@ -3,6 +3,7 @@
 import math
 import re
 from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import SupportsFloat
 
 import numpy as np
 
@@ -15,7 +16,7 @@ SMALL = ("", "m", "µ", "n", "p")  # of seconds; long times are written out
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def readable(value: float, unit: str = "", digits: int = 3) -> str:
+def readable(value: SupportsFloat, unit: str = "", digits: int = 3) -> str:
     """A number for prose: "1.83 trillion parameters", "560 GFLOP", "$63 million", "7,324 sequences".
 
     Args:
@@ -26,7 +27,7 @@ def readable(value: float, unit: str = "", digits: int = 3) -> str:
     return quantity(value, unit.replace("dollars", "$", 1), digits, trim=True, words=True)
 
 
-def quantity(value: float, unit: str = "", digits: int = 3, trim: bool = False, words: bool = False) -> str:
+def quantity(value: SupportsFloat, unit: str = "", digits: int = 3, trim: bool = False, words: bool = False) -> str:
     """A number for a reader, as "1.83 T parameters", "277 GB", "$63.0 M" or "2.15 × 10²⁵ FLOP".
 
     The same rule stands in `site/interactive/static/calculator.js`, and a test holds the two together.

@@ -281,7 +281,7 @@ def test_a_plain_function_is_a_cost_and_longer_batches_change_nothing():
 
 TEN = Requests(arrival=np.arange(10.0), prompt=np.ones(10), output=np.ones(10))
 LONG = dataclasses.replace(TEN, output=np.full(10, 40.0))
-FALLING = Table([1.0], [0.0, 10.0], [0.0], [[[1.0], [0.1]]])  # below 0 from eleven tokens on
+FALLING = Table(*map(np.array, ([1.0], [0.0, 10.0], [0.0], [[[1.0], [0.1]]])))  # below 0 from eleven tokens on
 
 
 def test_use_of_slots_is_that_of_all_steps_or_none():

@@ -63,7 +63,7 @@ def test_a_table_of_a_plane_is_the_plane(sequences, cached_each, prompt):
 
 
 def test_a_table_of_one_point_is_a_constant_and_a_pytree():
-    table = Table([8.0], [0.0, 1.0], [0.0], [[[0.5], [0.5]]])
+    table = Table(*map(np.array, ([8.0], [0.0, 1.0], [0.0], [[[0.5], [0.5]]])))
     assert float(table(Work(3.0, 9.0, 100.0, 0.0))) == 0.5
     twice = jax.tree.map(lambda x: 2 * x, table)
     assert float(twice(Work(1.0, 0.0, 0.0, 0.0))) == 1.0

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from anatomy.cost.efficiency import Overheads
 from anatomy.cost.serving.steps import micro_batches, through_stages
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
-from anatomy.specs.base import FINITE, check_arguments, number, spec
+from anatomy.specs.base import FINITE, AnyArray, check_arguments, number, spec
 
 
 class Work(NamedTuple):
@@ -54,10 +54,10 @@ class Table:
 
     def __init__(
         self,
-        sequences: Float[Array, "sequences"],
-        cached_each: Float[Array, "cached"],
-        prompt: Float[Array, "prompt"],
-        seconds: Float[Array, "sequences cached prompt"],
+        sequences: Real[AnyArray, "sequences"],
+        cached_each: Real[AnyArray, "cached"],
+        prompt: Real[AnyArray, "prompt"],
+        seconds: Real[AnyArray, "sequences cached prompt"],
     ) -> None:
         """A table from axes that rise, of two points or more, or of one where the time does not depend on it.
 

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Real
 
 from anatomy.specs.base import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
     AT_LEAST_ZERO,
+    AnyArray,
     Scalar,
     between,
     check_arguments,
@@ -24,9 +25,9 @@ SOME = between(1.0, whole=True)
 class Requests:
     """Requests in the order of their arrival; each number is an array over them."""
 
-    arrival: Float[Array, "requests"] = number("s", doc="when each arrives")
-    prompt: Float[Array, "requests"] = number("tokens", doc="to read before the answer; 0 leaves that out")
-    output: Float[Array, "requests"] = number("tokens", low=1, whole=True, doc="of the answer")
+    arrival: Real[AnyArray, "requests"] = number("s", doc="when each arrives")
+    prompt: Real[AnyArray, "requests"] = number("tokens", doc="to read before the answer; 0 leaves that out")
+    output: Real[AnyArray, "requests"] = number("tokens", low=1, whole=True, doc="of the answer")
 
     def check(self) -> None:
         """Refuse requests that are no list, or not in order.

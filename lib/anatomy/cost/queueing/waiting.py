@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaincc, gammaln
-from jaxtyping import Array, Float
+from jaxtyping import Real
 
 from anatomy.specs.base import (
     ABOVE_ZERO,
     AT_LEAST_ONE,
     AT_LEAST_ZERO,
     SHARE,
+    AnyArray,
     Scalar,
     between,
     check_arguments,
@@ -158,7 +159,7 @@ def largest_load(*, servers: Scalar, service: Scalar, wait: Scalar) -> Scalar:
     """
     check_arguments("largest_load", AT_LEAST_ZERO, wait=wait)
 
-    def halve(_: int, ends: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+    def halve(_: Scalar, ends: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         low, high = ends
         middle = (low + high) / 2
         late = mmc_wait(servers=servers, rate=middle * servers / service, service=service) > wait
@@ -173,7 +174,7 @@ def _idle(load: Scalar) -> Scalar:
     return jnp.where(load < 1, 1 - load, 1.0)
 
 
-def longest(lengths: Float[Array, "draws"], *, batch: Scalar) -> Scalar:
+def longest(lengths: Real[AnyArray, "draws"], *, batch: Scalar) -> Scalar:
     """Mean of the longest of `batch` answers, drawn from these lengths with replacement: exact for that distribution.
 
     Of n draws in order the i-th is the largest of a batch with probability (i / n)^batch - ((i - 1) / n)^batch.

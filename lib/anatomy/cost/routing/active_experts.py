@@ -25,12 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 from scipy.special import comb
 from scipy.stats import binom
 
 from anatomy.specs import Scalar
-from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, is_concrete
+from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, AnyArray, between, check_arguments, is_concrete
 
 WHOLE = between(1.0, whole=True)
 CORRELATION = between(high=1.0)
@@ -46,7 +46,7 @@ def zipf(*, experts: int, exponent: Scalar) -> Float[Array, "E"]:
     return (jnp.arange(experts) + 1.0) ** -jnp.asarray(exponent, float)
 
 
-def check_choices(owner: str, weights: Float[Array | np.ndarray, "E"], top_k: int) -> None:
+def check_choices(owner: str, weights: Real[AnyArray, "E"], top_k: int) -> None:
     """Refuse weights that leave a token fewer experts than it needs; traced ones pass.
 
     Raises:
@@ -57,16 +57,16 @@ def check_choices(owner: str, weights: Float[Array | np.ndarray, "E"], top_k: in
     check_arguments(owner, between(1.0, some, whole=True, unit="experts with a weight"), top_k=top_k)
 
 
-def elementary_symmetric(weights: Float[Array, "E"], *, top_k: int) -> Float[Array, "k+1"]:
+def elementary_symmetric(weights: Real[AnyArray, "E"], *, top_k: int) -> Float[Array, "{top_k}+1"]:
     """Sums of the products of 0, 1, ... k different weights: e_0 = 1 to e_k, by e_j(w, v) = e_j(w) + v e_{j-1}(w)."""
 
-    def include(sums: Float[Array, "k+1"], weight: Scalar) -> tuple[Float[Array, "k+1"], None]:
+    def include(sums: Float[Array, "terms"], weight: Scalar) -> tuple[Float[Array, "terms"], None]:
         return sums.at[1:].add(weight * sums[:-1]), None
 
     return jax.lax.scan(include, jnp.zeros(top_k + 1).at[0].set(1.0), jnp.asarray(weights, float))[0]
 
 
-def inclusion_probabilities(weights: Float[Array, "E"], *, top_k: int) -> Float[Array, "E"]:
+def inclusion_probabilities(weights: Real[AnyArray, "E"], *, top_k: int) -> Float[Array, "E"]:
     """Chance p_e that a token is routed to each expert, d log e_k / d log w_e; they add up to k.
 
     Raises:
@@ -77,7 +77,7 @@ def inclusion_probabilities(weights: Float[Array, "E"], *, top_k: int) -> Float[
     return weights * jax.grad(lambda w: jnp.log(elementary_symmetric(w, top_k=top_k)[top_k]))(weights)
 
 
-def weights_for(probabilities: Float[Array, "E"], *, top_k: int, iterations: int = 300) -> Float[Array, "E"]:
+def weights_for(probabilities: Real[AnyArray, "E"], *, top_k: int, iterations: int = 300) -> Float[Array, "E"]:
     """Weights that route a token to each expert with chance p_e: w_e <- w_e p_e / p_e(w), iterated.
 
     Args:
@@ -96,7 +96,7 @@ def weights_for(probabilities: Float[Array, "E"], *, top_k: int, iterations: int
     probabilities = probabilities * top_k / probabilities.sum()
     check_arguments("weights_for", {**CORRELATION, "high": 1 + 1e-6}, scaled_probabilities=probabilities)
 
-    def closer(_: int, weights: Float[Array, "E"]) -> Float[Array, "E"]:
+    def closer(_: Scalar, weights: Float[Array, "E"]) -> Float[Array, "E"]:
         now = inclusion_probabilities(weights, top_k=top_k)
         weights = jnp.where(probabilities > 0, weights * probabilities / jnp.where(probabilities > 0, now, 1.0), 0.0)
         return weights / weights.max()
@@ -138,7 +138,7 @@ def polya_urn(z: Scalar, *, correlation: Scalar, group_size: Scalar) -> Scalar:
 def expected_active_experts(
     tokens: Scalar,
     *,
-    probabilities: Float[Array, "... E"],
+    probabilities: Real[AnyArray, "... E"],
     correlation: Scalar = 0.0,
     group_size: Scalar = 1.0,
     untouched: GroupModel = copying_group,
@@ -167,7 +167,7 @@ def expected_active_experts(
 
 def active_experts_distribution(
     *, tokens: Scalar, experts: int, top_k: int, correlation: Scalar = 0.0, group_size: Scalar = 1.0
-) -> Float[Array, "E+1"]:
+) -> Float[Array, "{experts}+1"]:
     """Chance that 0, 1, ... E experts are active, for even routing.
 
     A token that comes when j are active activates i more with the chance C(E - j, i) C(j, k - i) / C(E, k). With T the
@@ -197,10 +197,10 @@ def active_experts_distribution(
     return jnp.maximum(matrix_power(whole, tokens / group_size)[0], 0.0)
 
 
-def matrix_power(matrix: Float[Array, "N N"], exponent: Scalar) -> Float[Array, "N N"]:
+def matrix_power(matrix: Real[AnyArray, "N N"], exponent: Scalar) -> Float[Array, "N N"]:
     """A matrix to a whole power below 2^32, by squaring; the exponent may be traced."""
 
-    def digit(_: int, now: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def digit(_: Scalar, now: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         result, square, left = now
         return jnp.where(left % 2 == 1, result @ square, result), square @ square, left // 2
 
@@ -209,8 +209,8 @@ def matrix_power(matrix: Float[Array, "N N"], exponent: Scalar) -> Float[Array, 
 
 
 def active_sets_distribution(
-    *, tokens: Scalar, weights: Float[Array, "E"], top_k: int, correlation: Scalar = 0.0, group_size: Scalar = 1.0
-) -> Float[Array, "2^E"]:
+    *, tokens: Scalar, weights: Real[AnyArray, "E"], top_k: int, correlation: Scalar = 0.0, group_size: Scalar = 1.0
+) -> Float[Array, "sets"]:
     """Chance of each set of experts to be the active ones; bit e of an index says whether e is in the set.
 
     A choice stays in B with chance z(B) = e_k of the weights in B over e_k of all, a group as in `copying_group`, and
@@ -246,7 +246,7 @@ def active_sets_distribution(
     return jnp.maximum(inside, 0.0)
 
 
-def most_active_experts_distribution(sets: Float[Array, "2^E"], *, ways: int = 1) -> Float[Array, "E/e+1"]:
+def most_active_experts_distribution(sets: Real[AnyArray, "sets"], *, ways: int = 1) -> Float[Array, "counts"]:
     """Chance that 0, 1, ... experts are active on the expert way that has most of them; for one way, of all experts.
 
     Args:
@@ -269,7 +269,7 @@ def most_active_experts_distribution(sets: Float[Array, "2^E"], *, ways: int = 1
 
 def expert_load_distribution(
     *, tokens: int, probability: Scalar, correlation: Scalar = 0.0, group_size: int = 1
-) -> Float[Array, "n+1"]:
+) -> Float[Array, "{tokens}+1"]:
     """Chance that 0, 1, ... n tokens are routed to an expert, to which a token is routed with chance p.
 
     A group is binomial with chance f + (1 - f) p where its leader goes there, and (1 - f) p where it does not; n / m
@@ -299,7 +299,7 @@ def expert_load_distribution(
     return jnp.maximum(jnp.fft.ifft(one ** (tokens // group_size)).real, 0.0)
 
 
-def max_load_distribution(*, tokens: int, weights: Float[np.ndarray, "E"], top_k: int) -> Float[np.ndarray, "n+1"]:
+def max_load_distribution(*, tokens: int, weights: Real[AnyArray, "E"], top_k: int) -> Float[np.ndarray, "{tokens}+1"]:
     """Chance that the largest load of an expert is 0, 1, ... n tokens, for independent tokens with one or two choices.
 
     Experts are dealt their tokens in turn. One that still needs r experts of those left takes expert e with chance
@@ -340,7 +340,7 @@ def max_load_distribution(*, tokens: int, weights: Float[np.ndarray, "E"], top_k
     return np.diff(state[:, 0, 0], prepend=0.0)
 
 
-def selection_probabilities(weights: Float[Array, "E"], *, top_k: int) -> Float[Array, "E k"]:
+def selection_probabilities(weights: Real[AnyArray, "E"], *, top_k: int) -> Float[Array, "E k"]:
     """Chance that expert e is taken by a token that needs 1, 2, ... k more of the experts from e on.
 
         w_e e_{r-1}(w_{e+1}, ...) / e_r(w_e, ...);    1 where only as many as it needs are left
@@ -348,7 +348,7 @@ def selection_probabilities(weights: Float[Array, "E"], *, top_k: int) -> Float[
     Source: chen1994weighted, section 4, procedure 2.
     """
 
-    def before(later: Float[Array, "k+1"], weight: Scalar) -> tuple[Array, Array]:
+    def before(later: Float[Array, "terms"], weight: Scalar) -> tuple[Array, Array]:
         sums = later.at[1:].add(weight * later[:-1])
         some = sums[1:] > 0
         return sums, jnp.where(some, weight * later[:-1] / jnp.where(some, sums[1:], 1.0), 0.0)

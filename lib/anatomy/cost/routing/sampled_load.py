@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Real
 
 from anatomy.cost.routing.active_experts import CORRELATION, WHOLE, check_choices, selection_probabilities
 from anatomy.specs import Scalar
-from anatomy.specs.base import check_arguments, is_concrete, refuse_where
+from anatomy.specs.base import AnyArray, check_arguments, is_concrete, refuse_where
 
 
 def sample_loads(
     key: Key[Array, ""],
     *,
     tokens: int,
-    weights: Float[Array, "E"],
+    weights: Real[AnyArray, "E"],
     top_k: int,
     correlation: Scalar = 0.0,
     group_size: int = 1,
@@ -112,7 +112,7 @@ class SlowestWay(NamedTuple):
     imbalance: Float[Array, "..."]  # tokens of the fullest way over the mean
 
 
-def slowest_way(loads: Float[Array, "... E"], *, ways: int = 1) -> SlowestWay:
+def slowest_way(loads: Real[AnyArray, "... E"], *, ways: int = 1) -> SlowestWay:
     """What the slowest of the expert ways has to read and to compute, for `serving.steps.decode`.
 
     Args:

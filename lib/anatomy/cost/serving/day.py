@@ -8,13 +8,14 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from anatomy.specs import Scalar
 from anatomy.specs.base import (
     ABOVE_ZERO,
     AT_LEAST_ZERO,
     SHARE,
+    AnyArray,
     between,
     check_arguments,
     finite,
@@ -27,7 +28,7 @@ from anatomy.specs.base import (
 HOURS = 24.0
 
 
-def daily_load(hours: Float[Array, "hours"], *, swing: Scalar, peak: Scalar = 15.0) -> Float[Array, "hours"]:
+def daily_load(hours: Real[AnyArray, "hours"], *, swing: Scalar, peak: Scalar = 15.0) -> Float[Array, "hours"]:
     """Load at these hours over its mean: 1 + swing cos(2 pi (h - peak) / 24).
 
     Args:
@@ -73,7 +74,7 @@ class Day:
 
 
 def day(
-    load: Float[Array, "hours"],
+    load: Real[AnyArray, "hours"],
     *,
     capacity: Scalar,
     usable: Scalar = 1.0,

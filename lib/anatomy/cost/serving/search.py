@@ -6,7 +6,7 @@ or `prefill` that answers for one.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -42,7 +42,7 @@ class SearchResult(NamedTuple):
         """Chips of each deployment."""
         return self.plans["tensor"] * self.plans["pipeline"] * self.plans["expert"]
 
-    def plan(self, index: int, like: Serving) -> Serving:
+    def plan(self, index: SupportsIndex, like: Serving) -> Serving:
         """One row as a plan; what was not searched is as in `like`."""
         fields = {name: float(column[index]) for name, column in self.plans.items() if name != "batch"}
         return like.replace(**fields, data=fields["expert"])

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from anatomy.specs import Scalar
-from anatomy.specs.base import AT_LEAST_ZERO, between, check_arguments, is_concrete, refuse_where
+from anatomy.specs.base import AT_LEAST_ZERO, AnyArray, between, check_arguments, is_concrete, refuse_where
 
 UP_TO_ONE, COUNT = between(high=1.0), between(whole=True)
 TERMS = 14  # of the series near a = 1
@@ -59,7 +59,7 @@ def expected_tokens(*, acceptance_rate: Scalar, draft_length: Scalar) -> Scalar:
     return jnp.where(near, series, (1 - (1 - away) ** n) / away)
 
 
-def independent_acceptance(*, acceptance_rate: Scalar, longest: int) -> Float[Array, "most+1"]:
+def independent_acceptance(*, acceptance_rate: Scalar, longest: int) -> Float[Array, "{longest}+1"]:
     """S_0 to S_longest where every token has the same chance, whatever became of others: a^i.
 
     Raises:
@@ -70,7 +70,7 @@ def independent_acceptance(*, acceptance_rate: Scalar, longest: int) -> Float[Ar
     return jnp.asarray(acceptance_rate, float) ** jnp.arange(longest + 1)
 
 
-def correlated_acceptance(*, acceptance_rate: Scalar, correlation: Scalar, longest: int) -> Float[Array, "most+1"]:
+def correlated_acceptance(*, acceptance_rate: Scalar, correlation: Scalar, longest: int) -> Float[Array, "{longest}+1"]:
     """S_0 to S_longest where some steps are easier than others, for all of their tokens.
 
     The chance differs from step to step by a beta distribution of mean a; rho is then the correlation of two
@@ -100,7 +100,7 @@ def correlated_acceptance(*, acceptance_rate: Scalar, correlation: Scalar, longe
 
 def two_state_acceptance(
     *, easy: Scalar, hard: Scalar, to_hard: Scalar, to_easy: Scalar, longest: int
-) -> Float[Array, "length+1"]:
+) -> Float[Array, "{longest}+1"]:
     """S_0 to S_g where easy and hard passages follow each other, as steps meet them in the long run.
 
     Each token is easy or hard, and the next is of the other kind with a fixed chance. A step begins after a rejection
@@ -142,7 +142,7 @@ def two_state_acceptance(
     return jnp.stack(passed).sum(-1) @ start
 
 
-def check_acceptance(owner: str, acceptance: Float[Array, "g+1"]) -> None:
+def check_acceptance(owner: str, acceptance: Real[AnyArray, "lengths"]) -> None:
     """Refuse what cannot be S_0 to S_g; traced numbers pass."""
     if is_concrete(acceptance):
         values = np.asarray(acceptance, float)
@@ -151,14 +151,14 @@ def check_acceptance(owner: str, acceptance: Float[Array, "g+1"]) -> None:
         refuse_where(~fine, f"{owner}.acceptance", values, "1 of no token, then numbers from 0 on that do not rise")
 
 
-def tokens_distribution(acceptance: Float[Array, "g+1"]) -> Float[Array, "g+1"]:
+def tokens_distribution(acceptance: Real[AnyArray, "lengths"]) -> Float[Array, "lengths"]:
     """Chances that a step yields 1, 2, ..., g + 1 tokens: S_(t-1) - S_t, and S_g of all.
 
     Raises:
         ValueError: acceptance does not begin with 1, rises, or is below 0.
     """
     check_acceptance("tokens_distribution", acceptance)
-    return acceptance - jnp.concatenate([acceptance[1:], jnp.zeros(1)])
+    return jnp.asarray(acceptance) - jnp.concatenate([acceptance[1:], jnp.zeros(1)])
 
 
 class Moments(NamedTuple):
@@ -168,7 +168,7 @@ class Moments(NamedTuple):
     standard_deviation: Scalar
 
 
-def tokens_moments(acceptance: Float[Array, "g+1"]) -> Moments:
+def tokens_moments(acceptance: Real[AnyArray, "lengths"]) -> Moments:
     """Mean and standard deviation of the tokens of a step: sum of S_i, and of (2 i + 1) S_i for the square.
 
     Raises:

@@ -4,11 +4,11 @@ Symbols as in `acceptance`.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from anatomy.cost.speculation.acceptance import COUNT, check_acceptance, tokens_distribution
 from anatomy.specs import Scalar
-from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ZERO, between, check_arguments, is_concrete, refuse_where
+from anatomy.specs.base import ABOVE_ZERO, AT_LEAST_ZERO, AnyArray, between, check_arguments, is_concrete, refuse_where
 
 NEWTON = 6  # steps; each doubles the digits
 
@@ -33,8 +33,8 @@ def speed_up(*, tokens: Scalar, draft_length: Scalar, draft_cost: Scalar, verify
 
 
 def speed_up_by_length(
-    acceptance: Float[Array, "g+1"], *, draft_cost: Scalar, verify_cost: Scalar | Float[Array, "g+1"] = 1.0
-) -> Float[Array, "g+1"]:
+    acceptance: Real[AnyArray, "lengths"], *, draft_cost: Scalar, verify_cost: Scalar | Real[AnyArray, "lengths"] = 1.0
+) -> Float[Array, "lengths"]:
     """Speed-up of every draft length from 0 to g; verify_cost is v of each, or of all.
 
     Raises:
@@ -52,7 +52,7 @@ def speed_up_by_length(
 
 
 def best_draft_length(
-    acceptance: Float[Array, "g+1"], *, draft_cost: Scalar, verify_cost: Scalar | Float[Array, "g+1"] = 1.0
+    acceptance: Real[AnyArray, "lengths"], *, draft_cost: Scalar, verify_cost: Scalar | Real[AnyArray, "lengths"] = 1.0
 ) -> Int[Array, ""]:
     """Draft length with the largest speed-up, from 0, which is plain decoding, to the longest that is given.
 
@@ -117,7 +117,7 @@ def stationary_draft_length(*, acceptance_rate: Scalar, draft_cost: Scalar, veri
     return (y - 1 - u) / fall - 1
 
 
-def steps_for(distribution: Float[Array, "most"], *, tokens: int) -> Scalar:
+def steps_for(distribution: Real[AnyArray, "most"], *, tokens: int) -> Scalar:
     """Speculation steps until so many tokens are there, expected: n(t) = 1 + sum over k of p(k) n(t - k).
 
     Args:
@@ -139,7 +139,7 @@ def staged_draft_cost(
     *,
     draft_cost: Scalar,
     draft_length: int,
-    acceptance: Float[Array, "h+1"],
+    acceptance: Real[AnyArray, "lengths"],
     second_cost: Scalar,
     verify_cost: Scalar = 1.0,
 ) -> Scalar:

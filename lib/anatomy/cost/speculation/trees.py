@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from anatomy.specs import Scalar
-from anatomy.specs.base import between, check_arguments, is_concrete, refuse_where
+from anatomy.specs.base import AnyArray, between, check_arguments, is_concrete, refuse_where
 
 Path = tuple[int, ...]  # ranks from the root, which is (), to a node; the first child has rank 0
 
@@ -26,7 +26,7 @@ def tree_size(widths: Sequence[int]) -> int:
     return int(np.cumprod(widths, dtype=int).sum()) if len(widths) else 0
 
 
-def tree_tokens(ranks: Float[Array, "ranks"], *, widths: Sequence[int]) -> Scalar:
+def tree_tokens(ranks: Real[AnyArray, "ranks"], *, widths: Sequence[int]) -> Scalar:
     """Tokens of a speculation step, expected, with a tree in which all nodes of a depth have so many children.
 
         1 + R(w_1) + R(w_1) R(w_2) + ...,    R(w) = r_1 + ... + r_w
@@ -80,7 +80,7 @@ def best_tree(ranks: Sequence[float], size: int) -> list[Path]:
     return found
 
 
-def paths_tokens(ranks: Float[Array, "ranks"], *, tree: Sequence[Path]) -> Scalar:
+def paths_tokens(ranks: Real[AnyArray, "ranks"], *, tree: Sequence[Path]) -> Scalar:
     """Tokens of a speculation step, expected, with a tree given by its nodes.
 
     Args:
@@ -102,7 +102,7 @@ def paths_tokens(ranks: Float[Array, "ranks"], *, tree: Sequence[Path]) -> Scala
     return 1 + sum(jnp.prod(ranks[jnp.asarray(path)]) for path in tree)
 
 
-def _chances(owner: str, ranks: Float[Array, "ranks"]) -> Float[Array, "ranks"]:
+def _chances(owner: str, ranks: Real[AnyArray, "ranks"]) -> Float[Array, "ranks"]:
     """Ranks as an array; refused where they cannot be chances of one choice, unless they are traced."""
     check_arguments(owner, between(high=1.0), ranks=ranks)
     if is_concrete(ranks):

@@ -6,7 +6,7 @@ that answers for one.
 """
 
 import itertools
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -40,7 +40,7 @@ class SearchResult(NamedTuple):
         """Chips that each plan uses."""
         return self.plans["tensor"] * self.plans["pipeline"] * self.plans["data"]
 
-    def plan(self, index: int, like: Plan) -> Plan:
+    def plan(self, index: SupportsIndex, like: Plan) -> Plan:
         """One row as a plan; what was not searched is as in `like`."""
         return like.replace(**{name: float(column[index]) for name, column in self.plans.items()})
 

@@ -9,7 +9,6 @@ Source: kwon2023vllm.
 """
 
 import dataclasses
-from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +41,7 @@ class Pages:
         places: Int[Array, "R S"],
         key: Float[Array, "R S K C"],
         value: Float[Array, "R S K C"],
-    ) -> Self:
+    ) -> "Pages":
         """As `Rows.written`. Rows must own the pages of these places."""
         table, (count, size) = self.table if rows is None else self.table[rows], self.key[0].shape[:2]
         page = jnp.take_along_axis(table, jnp.minimum(places // size, table.shape[1] - 1), axis=1)

@@ -57,7 +57,7 @@ class Drafter(Protocol):
     ) -> tuple[Drafted, State]:  # fmt: skip
         """Draft after the `known` first tokens of a history: of a chain `length` tokens, of a tree all if any."""
 
-    def commit(self, state: State, known: Int[Array, "B"], path: Int[Array, "B height+1"] | None) -> State:
+    def commit(self, state: State, known: Int[Array, "B"], path: Int[Array, "B depths"] | None) -> State:
         """Keep of a draft what was accepted.
 
         Args:
@@ -73,7 +73,7 @@ def stream(stage: int, purpose: int, rank: int | Int[np.ndarray, "..."] = 0) -> 
 
 
 def committed(
-    cache: Cache, known: Int[Array, "B"], tree: Tree, path: Int[Array, "B height+1"] | None, read: int
+    cache: Cache, known: Int[Array, "B"], tree: Tree, path: Int[Array, "B depths"] | None, read: int
 ) -> Cache:
     """A cache of which only what is known counts, less the newest token; of a tree, the path is moved together.
 

@@ -59,7 +59,7 @@ class Step(NamedTuple):
     """What happened in a step; all that decided is there."""
 
     drafted: Drafted
-    p: Float[Array, "B n+1 V"]  # target's distribution after each node, the root first
+    p: Float[Array, "B nodes V"]  # target's distribution after each node, the root first
     accept: Float[Array, "B n"]  # probability that each node is accepted, once it is its turn
     u: Float[Array, "B n"]  # the uniform number that decided: accepted if it is below
     residual: Float[Array, "B V"]  # what the last token was drawn from, not normalised

@@ -25,14 +25,14 @@ class Verification(NamedTuple):
 
     accept: Float[Array, "*B n"]  # probability of each node, once its parent is accepted and its elder siblings are not
     residual: Float[
-        Array, "*B n+1 V"
+        Array, "*B nodes V"
     ]  # distribution of the token after each node, the root first, if no child is accepted
 
 
 def verify(
     tree: Tree,
     rule: AcceptanceRule,
-    p: Float[Array, "*B n+1 V"],
+    p: Float[Array, "*B nodes V"],
     token: Int[Array, "*B n"],
     q: Float[Array, "*B n V"],
     mask: Bool[Array, "*B n"],
@@ -64,7 +64,7 @@ class Walk(NamedTuple):
     """The way from the root to where nothing more was accepted."""
 
     accepted: Int[Array, "*B"]  # tokens
-    path: Int[Array, "*B height+1"]  # nodes at depth 0, 1, ...; beyond the end, the last one again
+    path: Int[Array, "*B depths"]  # nodes at depth 0, 1, ...; beyond the end, the last one again
     end: Int[Array, "*B"]  # the last one
 
 
