@@ -9,7 +9,7 @@ import pytest
 from anatomy.train.recipes import NotTrained
 from hypothesis import settings
 from pybtex.database import parse_file
-from support import refusal
+from support import annotations
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 settings.register_profile("anatomy", deadline=None, derandomize=True)
 settings.load_profile("anatomy")
 
-pytest.raises = refusal.raises
+pytest.raises = annotations.raises
 
 # Counts of GPT-4's size need more than the 24 bits of single precision to be compared exactly.
 jax.config.update("jax_enable_x64", True)

@@ -4,7 +4,7 @@ from anatomy.claims.record.article import printed
 from anatomy.cost.efficiency import overheads
 from anatomy.cost.serving.memory import largest_batch
 from anatomy.cost.serving.steps import Pass, decode
-from anatomy.specs import Architecture, Cluster, Serving, architecture, chip, cluster, node
+from anatomy.specs import Architecture, Cluster, Scalar, Serving, architecture, chip, cluster, node
 
 CONTEXT = 8192.0
 # The article's layout: fifteen nodes with eight layers each, and a head node without any.
@@ -24,7 +24,7 @@ def machine(key: str = "a100_sxm_40gb") -> Cluster:
 
 
 def served(
-    sequences: float, key: str = "a100_sxm_40gb", context: float = CONTEXT, plan: Serving = SERVING, **how: float
+    sequences: Scalar, key: str = "a100_sxm_40gb", context: Scalar = CONTEXT, plan: Serving = SERVING, **how: Scalar
 ) -> Pass:
     """A decode step of the article's model on its cluster.
 

@@ -26,7 +26,7 @@ def tree_size(widths: Sequence[int]) -> int:
     return int(np.cumprod(widths, dtype=int).sum()) if len(widths) else 0
 
 
-def tree_tokens(ranks: Real[AnyArray, "ranks"], *, widths: Sequence[int]) -> Scalar:
+def tree_tokens(ranks: Sequence[float] | Real[AnyArray, "ranks"], *, widths: Sequence[int]) -> Scalar:
     """Tokens of a speculation step, expected, with a tree in which all nodes of a depth have so many children.
 
         1 + R(w_1) + R(w_1) R(w_2) + ...,    R(w) = r_1 + ... + r_w
@@ -48,7 +48,7 @@ def tree_tokens(ranks: Real[AnyArray, "ranks"], *, widths: Sequence[int]) -> Sca
     return jnp.cumprod(some).sum()
 
 
-def best_tree(ranks: Sequence[float], size: int) -> list[Path]:
+def best_tree(ranks: Sequence[float] | Real[AnyArray, "ranks"], size: int) -> list[Path]:
     """The tree of so many drafted tokens that yields the most: its nodes, the most likely first, without the root.
 
     A child is never reached more often than its parent or its elder sibling if r falls with the rank, so the most
@@ -80,7 +80,7 @@ def best_tree(ranks: Sequence[float], size: int) -> list[Path]:
     return found
 
 
-def paths_tokens(ranks: Real[AnyArray, "ranks"], *, tree: Sequence[Path]) -> Scalar:
+def paths_tokens(ranks: Sequence[float] | Real[AnyArray, "ranks"], *, tree: Sequence[Path]) -> Scalar:
     """Tokens of a speculation step, expected, with a tree given by its nodes.
 
     Args:
@@ -102,7 +102,7 @@ def paths_tokens(ranks: Real[AnyArray, "ranks"], *, tree: Sequence[Path]) -> Sca
     return 1 + sum(jnp.prod(ranks[jnp.asarray(path)]) for path in tree)
 
 
-def _chances(owner: str, ranks: Real[AnyArray, "ranks"]) -> Float[Array, "ranks"]:
+def _chances(owner: str, ranks: Sequence[float] | Real[AnyArray, "ranks"]) -> Float[Array, "ranks"]:
     """Ranks as an array; refused where they cannot be chances of one choice, unless they are traced."""
     check_arguments(owner, between(high=1.0), ranks=ranks)
     if is_concrete(ranks):

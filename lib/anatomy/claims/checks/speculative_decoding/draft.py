@@ -38,10 +38,10 @@ def box() -> Cluster:
 
 
 def dense(
-    sequences: float,
-    length: float,
-    acceptance_rate: float = ACCEPTANCE_RATE,
-    context: float = 2048.0,
+    sequences: Scalar,
+    length: Scalar,
+    acceptance_rate: Scalar = ACCEPTANCE_RATE,
+    context: Scalar = 2048.0,
     plan: Serving = NODE,
 ) -> SpeculationStep:
     """A speculation step of a dense 175B on one node."""
@@ -61,12 +61,12 @@ def dense(
 
 
 def routed(
-    sequences: float,
-    length: float,
-    acceptance_rate: float = ACCEPTANCE_RATE,
+    sequences: Scalar,
+    length: Scalar,
+    acceptance_rate: Scalar = ACCEPTANCE_RATE,
     plan: Serving = SERIAL,
     draft_plan: Serving = NODE,
-    **how: float,
+    **how: Scalar,
 ) -> SpeculationStep:
     """A speculation step of the article's model on its cluster; the draft runs on the head node.
 
@@ -99,7 +99,9 @@ def lengths(at: Callable[[Scalar], SpeculationStep], most: int = 12) -> np.ndarr
     return np.asarray(jax.vmap(lambda g: at(g).speed_up)(np.arange(most + 1.0)))
 
 
-def by_batch(at: Callable[[Scalar, Scalar], SpeculationStep], batches: Sequence[float], most: int = 12) -> np.ndarray:
+def by_batch(
+    at: Callable[[Scalar, Scalar], SpeculationStep], batches: Sequence[float] | np.ndarray, most: int = 12
+) -> np.ndarray:
     """Speed-ups of a function of batch and draft length: a row for each batch, of lengths from 0 to `most`."""
     row = jax.vmap(lambda n, g: at(n, g).speed_up, in_axes=(None, 0))
     return np.asarray(jax.vmap(row, in_axes=(0, None))(np.asarray(batches), np.arange(most + 1.0)))

@@ -30,7 +30,7 @@ USUAL = 1024.0  # sequences in flight, some hours' average of a cluster built fo
 RANKS = (0.45, 0.15, 0.08, 0.05)  # a poor draft: chance that its first, second, ... guess is accepted
 
 
-def best_gains(batches: Sequence[float]) -> np.ndarray:
+def best_gains(batches: Sequence[float] | np.ndarray) -> np.ndarray:
     """Speed-ups of the article's model with the best draft length, all sequences of each batch passing at once."""
     return by_batch(routed, batches).max(1)
 

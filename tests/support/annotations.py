@@ -1,10 +1,19 @@
-"""`pytest.raises` without type checks: what is given inside is wrong on purpose, to see the library's own error."""
+"""Annotations are held against what tests pass; not inside `pytest.raises`, where wrong things are given on purpose.
+
+There the library's own error is wanted, which says what is allowed.
+"""
 
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import pytest
+from beartype import BeartypeConf, BeartypeHintOverrides, beartype
 from jaxtyping import config
+
+# A whole number passes for a float, and NumPy's numbers pass for Python's.
+NUMBERS = BeartypeHintOverrides({float: float | int | np.number | np.bool, int: int | np.integer, bool: bool | np.bool})
+checked = beartype(conf=BeartypeConf(hint_overrides=NUMBERS))
 
 _raises = pytest.raises
 
