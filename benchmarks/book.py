@@ -69,7 +69,7 @@ def measure() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "book_library_edit", seconds(folder)
         yield (
             "edit_docstring_pages",
-            pages_after(folder, "cost/training.py", '"""One training step of any', '"""A step of any'),
+            pages_after(folder, "cost/training/step.py", '"""One training step of any', '"""A step of any'),
         )
         draft = "decode/speculation/step.py", "def draft_verify_step(", "@lambda edited: edited\ndef draft_verify_step("
         yield "edit_speculation_pages", pages_after(folder, *draft)

@@ -44,7 +44,7 @@ def write(book: Path, body: str) -> None:
 def test_an_edit_of_what_a_page_reaches_runs_it_again(small_book):
     count = "from pathlib import Path\nwith Path('runs').open('a') as f: f.write('x')\n"
     write(small_book, cell(count + "from anatomy.cost.training.run import training_flop\ntraining_flop"))
-    runs, module = small_book / "book" / "runs", small_book / "lib" / "anatomy" / "cost" / "run.py"
+    runs, module = small_book / "book" / "runs", small_book / "lib" / "anatomy" / "cost" / "training" / "run.py"
     build(small_book)
     module.write_text(module.read_text() + "# an edit\n")
     build(small_book)

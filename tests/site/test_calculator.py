@@ -24,7 +24,7 @@ CHROMIUM_ARGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-RUNTIME = (files("anatomy.site") / "static" / "calculator.js").read_text(encoding="utf-8")
+RUNTIME = (files("anatomy.site") / "interactive" / "static" / "calculator.js").read_text(encoding="utf-8")
 
 
 def run_runtime(expression, rows):

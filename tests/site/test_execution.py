@@ -49,7 +49,7 @@ def executed_after(checkout: Path, before: dict[str, str], file: str, old: str, 
 @pytest.mark.parametrize(
     "file, old, new",
     [
-        (LIB + "cost/training.py", '"""One training step of any', '"""A training step of any'),
+        (LIB + "cost/training/step.py", '"""One training step of any', '"""A training step of any'),
         (LIB + "decode/speculation/step.py", "import ", "# a comment\nimport "),
         (LIB + "site/interactive/static/calculator.css", "{", "{ color: red;"),
         (LIB + "site/interactive/static/calculator.js", "const ", "/* an edit */ const "),

@@ -39,7 +39,7 @@ def of_chapter(path: Path) -> list[Recorded]:
         recorded.append(Recorded(function, inputs, original(function, inputs=inputs, **options)))
         return recorded[-1].made
 
-    original = anatomy.site.interactive.calculator
+    original = anatomy.site.calculator
     names: dict[str, Any] = {"__name__": "__main__"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(anatomy.site, "calculator", record)

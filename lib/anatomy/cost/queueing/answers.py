@@ -5,9 +5,9 @@ from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
-from anatomy.specs.base import Scalar, between, check_arguments, is_concrete, refuse_where, register
+from anatomy.specs.base import AnyArray, Scalar, between, check_arguments, is_concrete, refuse_where, register
 
 BETWEEN_STEPS = 0.1  # of the time of slots, that a clock may see pass between steps
 
@@ -15,14 +15,14 @@ BETWEEN_STEPS = 0.1  # of the time of slots, that a clock may see pass between s
 class Steps(NamedTuple):
     """Steps in the order of time, those between which nothing changed taken together; zeros after the last."""
 
-    start: Float[Array, "... steps"]  # s
-    seconds: Float[Array, "... steps"]  # of all that are taken together
-    steps: Float[Array, "... steps"]  # how many
-    making: Float[Array, "... steps"]  # sequences that get a token in each
-    computed: Float[Array, "... steps"]  # these and those that fill a batch
-    prompt: Float[Array, "... steps"]  # tokens of prompts read
-    reading: Float[Array, "... steps"]  # sequences whose prompt is read, in part or whole
-    taken: Float[Array, "... steps"]  # slots
+    start: Real[AnyArray, "... steps"]  # s
+    seconds: Real[AnyArray, "... steps"]  # of all that are taken together
+    steps: Real[AnyArray, "... steps"]  # how many
+    making: Real[AnyArray, "... steps"]  # sequences that get a token in each
+    computed: Real[AnyArray, "... steps"]  # these and those that fill a batch
+    prompt: Real[AnyArray, "... steps"]  # tokens of prompts read
+    reading: Real[AnyArray, "... steps"]  # sequences whose prompt is read, in part or whole
+    taken: Real[AnyArray, "... steps"]  # slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +44,29 @@ class Answers:
 
     ROW: ClassVar = ("start", "first", "finish", "released", "gap", "slot")
 
-    arrival: Float[Array, "... requests"]
-    prompt: Float[Array, "... requests"]
-    output: Float[Array, "... requests"]
-    start: Float[Array, "... requests"]
-    first: Float[Array, "... requests"]
-    finish: Float[Array, "... requests"]
-    released: Float[Array, "... requests"]
-    gap: Float[Array, "... requests"]
-    slot: Float[Array, "... requests"]
+    arrival: Real[AnyArray, "... requests"]
+    prompt: Real[AnyArray, "... requests"]
+    output: Real[AnyArray, "... requests"]
+    start: Real[AnyArray, "... requests"]
+    first: Real[AnyArray, "... requests"]
+    finish: Real[AnyArray, "... requests"]
+    released: Real[AnyArray, "... requests"]
+    gap: Real[AnyArray, "... requests"]
+    slot: Real[AnyArray, "... requests"]
     steps: Steps
 
     @property
-    def wait(self) -> Float[Array, "... requests"]:
+    def wait(self) -> Real[AnyArray, "... requests"]:
         """Seconds until each got a slot."""
         return self.start - self.arrival
 
     @property
-    def time_to_first_token(self) -> Float[Array, "... requests"]:
+    def time_to_first_token(self) -> Real[AnyArray, "... requests"]:
         """TTFT, seconds until the first token: the wait, and reading the prompt."""
         return self.first - self.arrival
 
     @property
-    def latency(self) -> Float[Array, "... requests"]:
+    def latency(self) -> Real[AnyArray, "... requests"]:
         """Seconds until the whole answer."""
         return self.finish - self.arrival
 
@@ -76,7 +76,7 @@ class Answers:
         return jnp.where(self.output > 1, (self.finish - self.first) / jnp.maximum(self.output - 1, 1.0), jnp.nan)
 
     @property
-    def normalised(self) -> Float[Array, "... requests"]:
+    def normalised(self) -> Real[AnyArray, "... requests"]:
         """Latency over tokens of the answer, s: the measure of yu2022orca."""
         return self.latency / self.output
 
@@ -95,7 +95,7 @@ class Answers:
         """Tokens of answers a second over the whole span."""
         return jnp.sum(self.output, axis=-1) / self.span
 
-    def in_system(self, times: Float[Array, "times"]) -> Float[Array, "times"]:
+    def in_system(self, times: Real[AnyArray, "times"]) -> Float[Array, "times"]:
         """Requests that have come and are not answered, at these times; of one run.
 
         Raises:
@@ -103,7 +103,7 @@ class Answers:
         """
         return self._present(self.arrival, self.finish, times)
 
-    def in_flight(self, times: Float[Array, "times"]) -> Float[Array, "times"]:
+    def in_flight(self, times: Real[AnyArray, "times"]) -> Float[Array, "times"]:
         """Slots that are taken, at these times; of one run.
 
         Raises:
@@ -111,7 +111,7 @@ class Answers:
         """
         return self._present(self.start, self.released, times)
 
-    def _present(self, begin: Array, end: Array, times: Array) -> Array:
+    def _present(self, begin: AnyArray, end: AnyArray, times: AnyArray) -> Array:
         if begin.ndim != 1:
             raise ValueError(f"Answers.arrival has shape {begin.shape}; allowed: one run, one axis")
         came = jnp.searchsorted(jnp.sort(begin), times, side="right")
