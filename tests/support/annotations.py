@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from beartype import BeartypeConf, BeartypeHintOverrides, beartype
-from jaxtyping import config
+from jaxtyping import TypeCheckError, config
 
 # A whole number passes for a float, and NumPy's numbers pass for Python's.
 NUMBERS = BeartypeHintOverrides({float: float | int | np.number | np.bool, int: int | np.integer, bool: bool | np.bool})
@@ -37,5 +37,6 @@ class Unchecked:
 
 
 def raises(*args: Any, **kwargs: Any) -> Any:
-    """As `pytest.raises`."""
-    return Unchecked(_raises(*args, **kwargs))
+    """As `pytest.raises`, which keeps the checks where their own error is expected."""
+    expected = _raises(*args, **kwargs)
+    return expected if TypeCheckError in args else Unchecked(expected)
