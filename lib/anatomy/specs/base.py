@@ -58,6 +58,7 @@ def between(
 
 ABOVE_ZERO, AT_LEAST_ZERO, AT_LEAST_ONE = between(above=0.0), between(), between(1.0)
 SHARE = between(high=1.0, above=0.0)
+UP_TO_ONE = between(high=1.0)
 COUNT = between(1.0, whole=True)
 
 

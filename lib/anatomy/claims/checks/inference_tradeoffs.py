@@ -266,7 +266,7 @@ def closer(claim: Claim) -> Finding:
         min(map(float, (more.mfu / some.mfu, some.mfu / one.mfu, more.seconds / one.seconds)))
         > claim.verdict["least_ratio"],
         f"A dense 175B in 8 bits on eight H100 with a short context reaches {float(one.mfu):.1%} of the 16-bit peak "
-        f"for one user, {float(some.mfu):.0%} for 256 and {float(more.mfu):.0%} for 512; a token takes "
+        f"for one user, {float(some.mfu):.0%} for 256 and {float(more.mfu):.0%} for 512; the time per output token is "
         f"{float(one.seconds) * 1e3:.0f}, {float(some.seconds) * 1e3:.0f} and {float(more.seconds) * 1e3:.0f} ms.",
         value=float(some.mfu),
         unit="share",
@@ -303,8 +303,8 @@ def more_chips(claim: Claim) -> Finding:
         claim,
         min(map(float, (few.seconds / many.seconds, many.tokens_per_chip / few.tokens_per_chip)))
         > claim.verdict["least_ratio"],
-        f"With 2,048 sequences of 8k on 128 A100 a token takes {float(few.seconds) * 1e3:.0f} ms. On 256, with experts "
-        f"split over sixteen nodes, {held:.0f} GB of weights a chip and 4,096 sequences, it takes "
+        f"With 2,048 sequences of 8k on 128 A100 the time per output token is {float(few.seconds) * 1e3:.0f} ms. On "
+        f"256, with experts split over sixteen nodes, {held:.0f} GB of weights a chip and 4,096 sequences, it takes "
         f"{float(many.seconds) * 1e3:.0f} ms, and each chip makes "
         f"{float(many.tokens_per_chip / few.tokens_per_chip):.1f} times the tokens; there would be room for "
         f"{rooms[1]:,.0f} sequences in place of {rooms[0]:,.0f}. But it is the layout as much as the number.",

@@ -7,18 +7,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Real
+from jaxtyping import Float
 
 from anatomy.cost.explore.checks import Names, expect, path_name
-from anatomy.specs.base import AnyArray
 
 
 class Calibration(NamedTuple):
     """Fitted constants, and how well they fit."""
 
     constants: Any  # a pytree like the one that the fit started from
-    predicted: Real[AnyArray, "observations"]
-    errors: Real[AnyArray, "observations"]  # predicted / observed - 1
+    predicted: Float[np.ndarray, "observations"]
+    errors: Float[np.ndarray, "observations"]  # predicted / observed - 1
     converged: bool  # false where the steps ran out first
 
 

@@ -30,10 +30,9 @@ from scipy.special import comb
 from scipy.stats import binom
 
 from anatomy.specs import Scalar
-from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, AnyArray, between, check_arguments, is_concrete
+from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, UP_TO_ONE, AnyArray, between, check_arguments, is_concrete
 
 WHOLE = between(1.0, whole=True)
-CORRELATION = between(high=1.0)
 SUBSETS_OF = 20  # experts whose subsets, 2^20, are still few
 TWO_CHOICES_UP_TO = 32  # tokens for which `max_load_distribution` is quick with two choices
 
@@ -90,11 +89,11 @@ def weights_for(probabilities: Real[AnyArray, "E"], *, top_k: int, iterations: i
 
     Source: chen1994weighted, section 3.
     """
-    check_arguments("weights_for", CORRELATION, probabilities=probabilities)
+    check_arguments("weights_for", UP_TO_ONE, probabilities=probabilities)
     check_choices("weights_for", probabilities, top_k)
     probabilities = jnp.asarray(probabilities, float)
     probabilities = probabilities * top_k / probabilities.sum()
-    check_arguments("weights_for", {**CORRELATION, "high": 1 + 1e-6}, scaled_probabilities=probabilities)
+    check_arguments("weights_for", {**UP_TO_ONE, "high": 1 + 1e-6}, scaled_probabilities=probabilities)
 
     def closer(_: Scalar, weights: Float[Array, "E"]) -> Float[Array, "E"]:
         now = inclusion_probabilities(weights, top_k=top_k)
@@ -158,7 +157,7 @@ def expected_active_experts(
     Raises:
         TypeError, ValueError: a share or rho is not between 0 and 1, tokens are below 0, or a group is below 1.
     """
-    check_arguments("expected_active_experts", CORRELATION, probabilities=probabilities, correlation=correlation)
+    check_arguments("expected_active_experts", UP_TO_ONE, probabilities=probabilities, correlation=correlation)
     check_arguments("expected_active_experts", AT_LEAST_ZERO, tokens=tokens)
     check_arguments("expected_active_experts", AT_LEAST_ONE, group_size=group_size)
     idle = untouched(1 - jnp.asarray(probabilities, float), correlation=correlation, group_size=group_size)
@@ -187,7 +186,7 @@ def active_experts_distribution(
     check_arguments(
         "active_experts_distribution", WHOLE, tokens=tokens, experts=experts, top_k=top_k, group_size=group_size
     )
-    check_arguments("active_experts_distribution", CORRELATION, correlation=correlation)
+    check_arguments("active_experts_distribution", UP_TO_ONE, correlation=correlation)
     check_arguments("active_experts_distribution", between(1.0, experts, whole=True), top_k=top_k)
     j, to = np.mgrid[: experts + 1, : experts + 1]
     step = jnp.asarray(comb(experts - j, to - j) * comb(j, top_k - (to - j)) / comb(experts, top_k) * (to >= j))
@@ -232,7 +231,7 @@ def active_sets_distribution(
     check_choices("active_sets_distribution", weights, top_k)
     check_arguments("active_sets_distribution", AT_LEAST_ZERO, tokens=tokens)
     check_arguments("active_sets_distribution", AT_LEAST_ONE, group_size=group_size)
-    check_arguments("active_sets_distribution", CORRELATION, correlation=correlation)
+    check_arguments("active_sets_distribution", UP_TO_ONE, correlation=correlation)
     sums = jnp.zeros((1, top_k + 1)).at[0, 0].set(1.0)  # products of the weights in each set of the first experts
     for weight in weights:
         sums = jnp.concatenate([sums, sums.at[:, 1:].add(weight * sums[:, :-1])])
@@ -285,7 +284,7 @@ def expert_load_distribution(
         TypeError, ValueError: a number is not what is allowed.
     """
     check_arguments("expert_load_distribution", WHOLE, tokens=tokens, group_size=group_size)
-    check_arguments("expert_load_distribution", CORRELATION, probability=probability, correlation=correlation)
+    check_arguments("expert_load_distribution", UP_TO_ONE, probability=probability, correlation=correlation)
     if tokens % group_size:
         raise ValueError(
             f"expert_load_distribution.group_size is {group_size}; allowed: a divisor of tokens ({tokens})"

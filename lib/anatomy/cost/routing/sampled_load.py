@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Real
 
-from anatomy.cost.routing.active_experts import CORRELATION, WHOLE, check_choices, selection_probabilities
+from anatomy.cost.routing.active_experts import WHOLE, check_choices, selection_probabilities
 from anatomy.specs import Scalar
-from anatomy.specs.base import AnyArray, check_arguments, is_concrete, refuse_where
+from anatomy.specs.base import UP_TO_ONE, AnyArray, check_arguments, is_concrete, refuse_where
 
 
 def sample_loads(
@@ -45,7 +45,7 @@ def sample_loads(
             experts than there are with a weight.
     """
     check_arguments("sample_loads", WHOLE, tokens=tokens, group_size=group_size, steps=steps)
-    check_arguments("sample_loads", CORRELATION, correlation=correlation)
+    check_arguments("sample_loads", UP_TO_ONE, correlation=correlation)
     check_choices("sample_loads", weights, top_k)
     if tokens % group_size:
         raise ValueError(f"sample_loads.group_size is {group_size}; allowed: a divisor of tokens ({tokens})")

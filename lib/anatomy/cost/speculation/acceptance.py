@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from anatomy.specs import Scalar
-from anatomy.specs.base import AT_LEAST_ZERO, AnyArray, between, check_arguments, is_concrete, refuse_where
+from anatomy.specs.base import AT_LEAST_ZERO, UP_TO_ONE, AnyArray, between, check_arguments, is_concrete, refuse_where
 
-UP_TO_ONE, COUNT = between(high=1.0), between(whole=True)
+COUNT = between(whole=True)
 TERMS = 14  # of the series near a = 1
 ROUNDING = 1e-6  # by which chances that are equal may differ
 NEAR = 0.1  # of (g + 1) (1 - a), below which it is used

@@ -14,9 +14,7 @@ from anatomy.cost.routing.expert_load import check_routing
 from anatomy.cost.serving.steps import decode, micro_batches
 from anatomy.cost.speculation.acceptance import expected_tokens
 from anatomy.specs import Architecture, Cluster, Scalar, Serving
-from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, between, check_arguments, number, spec
-
-UP_TO_ONE = between(high=1.0)
+from anatomy.specs.base import AT_LEAST_ONE, AT_LEAST_ZERO, UP_TO_ONE, check_arguments, number, spec
 
 
 def active_experts_of_blocks(

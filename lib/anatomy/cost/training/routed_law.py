@@ -1,7 +1,7 @@
-"""Mixtures of experts: the loss that experts buy, and the price of serving them.
+"""The scaling law of routed language models: the loss that experts buy.
 
 Symbols: N parameters of the dense model behind a mixture (what a token passes when it sees one expert a layer),
-E experts, k of them for each token, b tokens decoded together. The law's logarithms are to base 10.
+E experts. The law's logarithms are to base 10.
 """
 
 import jax.numpy as jnp

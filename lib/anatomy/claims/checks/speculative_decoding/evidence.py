@@ -42,11 +42,11 @@ def evidence(claim: Claim) -> Finding:
     return decide(
         claim,
         ratio > claim.verdict["least_ratio"] and deviation > claim.verdict["least_spread"] * mean,
-        f"Without a draft a token takes as long in easy text as in hard. With one of {length:.0f} tokens, text that it "
-        f"guesses at {EASY:.0%} comes {ratio:.1f} times as fast as text at {HARD:.0%}, and a speculation step yields "
-        f"{mean:.1f} tokens with a standard deviation of {deviation:.1f}. So it would look as described. But load, "
-        "batches that come and go, and experts that fill unevenly make latency vary too, and no such measurement at "
-        "equal load is public.",
+        f"Without a draft the time per output token is the same in easy text as in hard. With one of {length:.0f} "
+        f"tokens, text that it guesses at {EASY:.0%} comes {ratio:.1f} times as fast as text at {HARD:.0%}, and a "
+        f"speculation step yields {mean:.1f} tokens with a standard deviation of {deviation:.1f}. So it would look as "
+        "described. But load, batches that come and go, and experts that fill unevenly make latency vary too, and no "
+        "such measurement at equal load is public.",
         value=ratio,
         unit="times",
         condition="latency was compared at equal load",
